@@ -5,11 +5,17 @@
 //! supplies), trims, and fills the templates.
 
 mod connection;
+mod de;
 mod document;
 mod error;
 mod node;
+mod read;
 mod resolve;
 mod secret;
+mod secrets;
+mod template;
+mod value;
+mod words;
 
 pub use connection::{Connection, Partial};
 pub use document::{Documents, Loaded, Loader, PassedOver, Trust};
