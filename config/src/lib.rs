@@ -1,16 +1,19 @@
 //! Text to [`Connection`]: no tokio, no driver, no I/O.
+//!
+//! [`Loader`] takes texts and gives back what was right and everything that was wrong.
+//! [`Connection::resolve`] then looks up the references (through a [`Lookup`] that the caller
+//! supplies), trims, and fills the templates.
 
 mod connection;
+mod document;
 mod error;
+mod node;
+mod resolve;
 mod secret;
 
-pub use connection::Connection;
-pub use error::{ConfigError, Identity, Place};
+pub use connection::{Connection, Partial};
+pub use document::{Documents, Loaded, Loader, PassedOver, Trust};
+pub use error::{ConfigError, Identity, Place, Spanned};
+pub use node::{Node, NodeError, read_one};
+pub use resolve::{Field, Found, Lookup, NoLookup, NotFound, RefKind, Resolved, Unresolved};
 pub use secret::Secret;
-
-/// A value and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spanned<T> {
-    pub value: T,
-    pub place: Place,
-}
