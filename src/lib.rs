@@ -1,1 +1,12 @@
+//! The daemon: definitions in, attempts on a schedule, state out.
+//!
+//! `cli` and `settings` say what is wanted, `source` reads definitions, `target` makes them
+//! something that can be attempted (with `secrets`), `schedule` attempts, `state` remembers, and
+//! `metrics`, `server` and `report` show.
 
+pub mod duration;
+pub mod histogram;
+pub mod logging;
+pub mod redact;
+pub mod schedule;
+pub mod state;

@@ -114,8 +114,13 @@ impl Record {
         }
     }
 
-    /// Takes in one outcome. Returns whether `up` is now something else than before.
-    fn take_in(&mut self, endpoint: Option<Arc<str>>, outcome: Arc<Outcome>) -> bool {
+    /// Takes in one outcome. If `up` is now something else than before, returns how long it was
+    /// what it was.
+    fn take_in(
+        &mut self,
+        endpoint: Option<Arc<str>>,
+        outcome: Arc<Outcome>,
+    ) -> Option<Option<Duration>> {
         self.attempts += 1;
         match &outcome.result {
             Ok(()) => {
@@ -136,11 +141,14 @@ impl Record {
             Some(true) => self.consecutive_failures < u64::from(plan.fall),
             Some(false) => self.consecutive_successes >= u64::from(plan.rise),
         };
-        let changed = self.up != Some(up);
-        if changed {
+        let mut changed = None;
+        if self.up != Some(up) {
+            let now = finished_at(&outcome);
+            let lasted = self.since.map(|since| now.duration_since(since));
+            changed = Some(lasted.and_then(|lasted| lasted.try_into().ok()));
             // The first outcome tells where it starts and is no change of anything.
             self.changes += u64::from(self.up.is_some());
-            self.since = Some(finished_at(&outcome));
+            self.since = Some(now);
             self.up = Some(up);
         }
         if endpoint.is_some() {
@@ -152,6 +160,14 @@ impl Record {
         self.last = Some(outcome);
         changed
     }
+}
+
+/// A target whose `up` is now something else.
+#[derive(Debug)]
+pub struct Changed {
+    pub record: Arc<Record>,
+    /// How long it was what it was; unknown for the first outcome.
+    pub lasted: Option<Duration>,
 }
 
 /// When an attempt ended, by the wall clock.
@@ -231,19 +247,22 @@ impl State {
         inner.records.retain(|id, _| wanted.contains(id));
     }
 
-    /// Takes in what came of an attempt. Returns the record if its `up` has changed by that (the
-    /// first outcome included), for whoever tells people. An outcome of a target that has been
-    /// removed in the meantime is dropped.
+    /// Takes in what came of an attempt. Tells if `up` has changed by that (the first outcome
+    /// included), for whoever tells people. An outcome of a target that has been removed in the
+    /// meantime is dropped.
     pub fn record(
         &self,
         id: &Identity,
         endpoint: Option<Arc<str>>,
         outcome: Outcome,
-    ) -> Option<Arc<Record>> {
+    ) -> Option<Changed> {
         let mut inner = self.lock();
         let record = inner.records.get_mut(id)?;
-        let changed = Arc::make_mut(record).take_in(endpoint, Arc::new(outcome));
-        changed.then(|| Arc::clone(record))
+        let lasted = Arc::make_mut(record).take_in(endpoint, Arc::new(outcome))?;
+        Some(Changed {
+            record: Arc::clone(record),
+            lasted,
+        })
     }
 
     /// An attempt begins, so long after it was planned. It is in flight until the guard is
