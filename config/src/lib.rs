@@ -4,6 +4,7 @@
 //! [`Connection::resolve`] then looks up the references (through a [`Lookup`] that the caller
 //! supplies), trims, and fills the templates.
 
+mod closest;
 mod connection;
 mod document;
 mod error;
@@ -11,6 +12,7 @@ mod node;
 mod resolve;
 mod secret;
 
+pub use closest::closest;
 pub use connection::{Connection, Partial};
 pub use document::{Documents, Loaded, Loader, PassedOver, Trust};
 pub use error::{ConfigError, Identity, Place, Spanned};
