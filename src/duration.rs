@@ -106,13 +106,26 @@ mod tests {
         assert_eq!(read(" 1m30s "), Ok(Duration::from_secs(90)));
         let refused = ["", "0", "0s", "30", "999ms", "8d", "-1s", "soon", "99999999999999999999y"];
         let messages: Vec<_> = refused.map(|text| read(text).unwrap_err()).into();
-        insta::assert_snapshot!(messages.join("\n"), @"");
+        insta::assert_snapshot!(messages.join("\n"), @r"
+        `` is not a duration such as `30s` or `1m30s`
+        `0` is not between 1s and 7days, as an interval must be
+        `0s` is not between 1s and 7days, as an interval must be
+        `30` has no unit: write `30s` for seconds
+        `999ms` is not between 1s and 7days, as an interval must be
+        `8d` is not between 1s and 7days, as an interval must be
+        `-1s` is not a duration such as `30s` or `1m30s`
+        `soon` is not a duration such as `30s` or `1m30s`
+        `99999999999999999999y` is not a duration such as `30s` or `1m30s`
+        ");
     }
 
     #[test]
     fn measured_durations_keep_three_digits() {
         let shown = [0, 870, 1_000, 9_990, 12_345, 123_456, 999_600, 1_523_000, 60_000_000]
             .map(|micros| measured(Duration::from_micros(micros)));
-        insta::assert_snapshot!(shown.join(", "), @"");
+        assert_eq!(
+            shown.join(", "),
+            "0 µs, 870 µs, 1.00 ms, 9.99 ms, 12.3 ms, 123 ms, 1.00 s, 1.52 s, 60.0 s"
+        );
     }
 }

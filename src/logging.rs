@@ -319,7 +319,11 @@ mod tests {
 
     #[test]
     fn a_change_is_one_line_and_no_change_is_none() {
-        insta::assert_snapshot!(spoken(LogLevel::Info, story), @"");
+        insta::assert_snapshot!(spoken(LogLevel::Info, story), @r#"
+        INFO  connection is up connection=default/db type=http endpoint=http://db:80 duration="20.0 ms"
+        WARN  connection is down connection=default/db type=http reason=timeout phase=connect code=57P03 detail="the database system is \"starting up\"\n\u{1b}[2J" hint=wait endpoint=http://db:80 failures=1 up_for="1m 30s"
+        INFO  connection is up connection=default/db type=http endpoint=http://db:80 duration="20.0 ms" down_for=1m
+        "#);
     }
 
     #[test]
