@@ -7,6 +7,8 @@
 pub mod duration;
 pub mod histogram;
 pub mod logging;
+pub mod metrics;
+pub mod process;
 pub mod redact;
 pub mod schedule;
 pub mod state;

@@ -40,6 +40,8 @@ pub struct Facts {
     /// The reasons with which its type can fail.
     pub reasons: &'static [Reason],
     pub plan: Plan,
+    /// Where its attempts go, `scheme://host:port` only; unknown while the URL is a missing secret.
+    pub endpoint: Option<Arc<str>>,
     /// The owner's labels, as written.
     pub labels: BTreeMap<String, String>,
 }
@@ -98,8 +100,8 @@ impl Record {
     fn new(facts: Arc<Facts>) -> Self {
         let failures = facts.reasons.iter().map(|reason| (*reason, 0)).collect();
         Self {
+            endpoint: facts.endpoint.clone(),
             facts,
-            endpoint: None,
             last: None,
             server: None,
             last_success: None,
@@ -112,6 +114,21 @@ impl Record {
             changes: 0,
             since: None,
         }
+    }
+
+    fn replace_facts(&mut self, facts: Arc<Facts>) {
+        if facts.plan.paused {
+            // What it was when it was paused says nothing about now, and must not alert.
+            self.last = None;
+            self.up = None;
+            self.since = None;
+            self.consecutive_failures = 0;
+            self.consecutive_successes = 0;
+        }
+        if facts.endpoint.is_some() {
+            self.endpoint.clone_from(&facts.endpoint);
+        }
+        self.facts = facts;
     }
 
     /// Takes in one outcome. If `up` is now something else than before, returns how long it was
@@ -236,7 +253,7 @@ impl State {
             wanted.insert(facts.id.clone());
             match inner.records.get_mut(&facts.id) {
                 Some(record) if record.facts.type_name == facts.type_name => {
-                    Arc::make_mut(record).facts = facts;
+                    Arc::make_mut(record).replace_facts(facts);
                 }
                 _ => {
                     let id = facts.id.clone();
@@ -339,6 +356,7 @@ pub(crate) mod tests {
                 fall,
                 paused: false,
             },
+            endpoint: None,
             labels: BTreeMap::new(),
         })
     }
