@@ -1,10 +1,7 @@
 //! Durations as people write and read them.
 
-use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
-
-use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 /// How often a connection is attempted: between a second and a week.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,38 +26,6 @@ impl FromStr for Timeout {
     fn from_str(text: &str) -> Result<Self, String> {
         let (least, most) = (Duration::from_millis(1), Duration::from_hours(1));
         parse("a timeout", text, least, most).map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Interval {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Text(Self::from_str))
-    }
-}
-
-impl<'de> Deserialize<'de> for Timeout {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Text(Self::from_str))
-    }
-}
-
-/// Reads a scalar with `0`.
-struct Text<T>(fn(&str) -> Result<T, String>);
-
-impl<T> Visitor<'_> for Text<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a duration such as `30s` or `1m30s`")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        (self.0)(text).map_err(E::custom)
-    }
-
-    // `30` without a unit arrives as a number.
-    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
-        self.visit_str(&number.to_string())
     }
 }
 

@@ -4,11 +4,17 @@
 //! something that can be attempted (with `secrets`), `schedule` attempts, `state` remembers, and
 //! `metrics`, `server` and `report` show.
 
+pub mod cli;
 pub mod duration;
 pub mod histogram;
+pub mod load;
 pub mod logging;
 pub mod metrics;
 pub mod process;
 pub mod redact;
 pub mod schedule;
+pub mod secrets;
+pub mod settings;
+pub mod source;
 pub mod state;
+pub mod target;

@@ -58,8 +58,8 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// Starts the log of this process.
-pub fn init(format: LogFormat, level: LogLevel, redactor: Arc<Redactor>) {
+/// Starts the log of this process, in colour if that is allowed and it goes to a terminal.
+pub fn init(format: LogFormat, level: LogLevel, colour: bool, redactor: Arc<Redactor>) {
     let filter = filter(level);
     let writer = Stderr(redactor);
     let registry = tracing_subscriber::registry().with(filter);
@@ -67,7 +67,7 @@ pub fn init(format: LogFormat, level: LogLevel, redactor: Arc<Redactor>) {
     // Only a second call fails, and there the first one stands.
     let _ = match format {
         LogFormat::Text => {
-            let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let colour = colour && io::stderr().is_terminal();
             let layer = layer.event_format(Text { colour });
             registry.with(layer).try_init()
         }
