@@ -46,7 +46,12 @@ struct Cli {
     paths: Vec<String>,
 
     /// Attempt every connection once, report, and exit
-    #[arg(long, env = "CONNCHECK_CHECK_ONCE", help_heading = "Modes", conflicts_with = "check_config")]
+    #[arg(
+        long,
+        env = "CONNCHECK_CHECK_ONCE",
+        help_heading = "Modes",
+        conflicts_with = "check_config"
+    )]
     #[arg(action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     check_once: bool,
 
@@ -60,12 +65,22 @@ struct Cli {
     output: Output,
 
     /// Only connections with these labels
-    #[arg(long, env = "CONNCHECK_SELECT", value_name = "KEY=VALUE,…", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "CONNCHECK_SELECT",
+        value_name = "KEY=VALUE,…",
+        value_delimiter = ','
+    )]
     #[arg(help_heading = "Selection")]
     select: Vec<Label>,
 
     /// Only connections of this type
-    #[arg(long = "type", env = "CONNCHECK_TYPE", value_name = "TYPE", value_delimiter = ',')]
+    #[arg(
+        long = "type",
+        env = "CONNCHECK_TYPE",
+        value_name = "TYPE",
+        value_delimiter = ','
+    )]
     #[arg(help_heading = "Selection")]
     types: Vec<TypeName>,
 
@@ -228,8 +243,14 @@ fn merge(cli: Cli, settings: Settings) -> Options {
         _ => Mode::Daemon,
     };
     // Paths in the settings file are relative to it.
-    let base = cli.config.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-    let paths = [cli.paths, environment_paths()].into_iter().find(|paths| !paths.is_empty());
+    let base = cli
+        .config
+        .as_deref()
+        .and_then(Path::parent)
+        .unwrap_or(Path::new(""));
+    let paths = [cli.paths, environment_paths()]
+        .into_iter()
+        .find(|paths| !paths.is_empty());
     let from_file = || {
         let paths = settings.connections.iter();
         paths.map(|path| relative_to(base, path)).collect()
@@ -245,21 +266,35 @@ fn merge(cli: Cli, settings: Settings) -> Options {
             names: cli.names,
         },
         rules: Rules {
-            interval: cli.interval.or(defaults.interval).map_or(Duration::from_secs(30), |i| i.0),
+            interval: cli
+                .interval
+                .or(defaults.interval)
+                .map_or(Duration::from_secs(30), |i| i.0),
             timeout: cli.timeout.or(defaults.timeout).map(|timeout| timeout.0),
             rise: defaults.rise.unwrap_or(NonZeroU32::MIN),
             fall: defaults.fall.unwrap_or(NonZeroU32::MIN),
             overrides: settings.overrides,
         },
-        concurrency: cli.concurrency.or(settings.concurrency).map_or(256, NonZeroUsize::get),
+        concurrency: cli
+            .concurrency
+            .or(settings.concurrency)
+            .map_or(256, NonZeroUsize::get),
         listen: cli.listen.or(settings.listen).unwrap_or_default().0,
-        secrets_dir: cli.secrets_dir.or_else(|| settings.secrets_dir.map(|dir| base.join(dir))),
+        secrets_dir: cli
+            .secrets_dir
+            .or_else(|| settings.secrets_dir.map(|dir| base.join(dir))),
         credentials_dir: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         resolver: (cli.resolver)
             .or(settings.resolver.map(|resolver| resolver.0))
             .unwrap_or(ResolverChoice::Auto),
-        log_format: cli.log_format.or(settings.log_format).unwrap_or(LogFormat::Text),
-        log_level: cli.log_level.or(settings.log_level).unwrap_or(LogLevel::Info),
+        log_format: cli
+            .log_format
+            .or(settings.log_format)
+            .unwrap_or(LogFormat::Text),
+        log_level: cli
+            .log_level
+            .or(settings.log_level)
+            .unwrap_or(LogLevel::Info),
         // See no-color.org.
         colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         shutdown_grace: (cli.shutdown_grace)
@@ -373,15 +408,21 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Self, String> {
         let addr = match text.split_once(':') {
             // Takes IPv4 as well.
-            Some(("", port)) => port.parse().ok().map(|port| (Ipv6Addr::UNSPECIFIED, port).into()),
-            Some(("localhost", port)) => {
-                port.parse().ok().map(|port| (Ipv4Addr::LOCALHOST, port).into())
-            }
+            Some(("", port)) => port
+                .parse()
+                .ok()
+                .map(|port| (Ipv6Addr::UNSPECIFIED, port).into()),
+            Some(("localhost", port)) => port
+                .parse()
+                .ok()
+                .map(|port| (Ipv4Addr::LOCALHOST, port).into()),
             _ => text.parse().ok(),
         };
         match addr {
             Some(addr) => Ok(Self(addr)),
-            None => Err(format!("`{text}` is not an address such as `127.0.0.1:9797` or `:9797`")),
+            None => Err(format!(
+                "`{text}` is not an address such as `127.0.0.1:9797` or `:9797`"
+            )),
         }
     }
 }

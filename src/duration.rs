@@ -69,7 +69,17 @@ mod tests {
         let read = |text: &str| text.parse::<Interval>().map(|interval| interval.0);
         assert_eq!(read("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(read(" 1m30s "), Ok(Duration::from_secs(90)));
-        let refused = ["", "0", "0s", "30", "999ms", "8d", "-1s", "soon", "99999999999999999999y"];
+        let refused = [
+            "",
+            "0",
+            "0s",
+            "30",
+            "999ms",
+            "8d",
+            "-1s",
+            "soon",
+            "99999999999999999999y",
+        ];
         let messages: Vec<_> = refused.map(|text| read(text).unwrap_err()).into();
         insta::assert_snapshot!(messages.join("\n"), @r"
         `` is not a duration such as `30s` or `1m30s`
@@ -86,8 +96,10 @@ mod tests {
 
     #[test]
     fn measured_durations_keep_three_digits() {
-        let shown = [0, 870, 1_000, 9_990, 12_345, 123_456, 999_600, 1_523_000, 60_000_000]
-            .map(|micros| measured(Duration::from_micros(micros)));
+        let shown = [
+            0, 870, 1_000, 9_990, 12_345, 123_456, 999_600, 1_523_000, 60_000_000,
+        ]
+        .map(|micros| measured(Duration::from_micros(micros)));
         assert_eq!(
             shown.join(", "),
             "0 µs, 870 µs, 1.00 ms, 9.99 ms, 12.3 ms, 123 ms, 1.00 s, 1.52 s, 60.0 s"

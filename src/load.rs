@@ -33,8 +33,15 @@ pub struct Loaded {
 impl Loaded {
     /// How many definitions are wrong. One may have several mistakes.
     pub fn invalid(&self) -> usize {
-        let nameless = self.errors.iter().filter(|error| error.connection.is_none()).count();
-        let named = self.errors.iter().filter_map(|error| error.connection.as_ref());
+        let nameless = self
+            .errors
+            .iter()
+            .filter(|error| error.connection.is_none())
+            .count();
+        let named = self
+            .errors
+            .iter()
+            .filter_map(|error| error.connection.as_ref());
         nameless + named.collect::<BTreeSet<_>>().len()
     }
 }
@@ -74,8 +81,13 @@ pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loa
                 continue;
             }
         };
-        let selected = options.selection.takes(&definition.connection, definition.ty);
-        let text = snapshot.revisions.get(&definition.connection.place.file).copied();
+        let selected = options
+            .selection
+            .takes(&definition.connection, definition.ty);
+        let text = snapshot
+            .revisions
+            .get(&definition.connection.place.file)
+            .copied();
         let context = context.clone();
         loading.spawn(async move {
             let res = Target::load(definition, text.unwrap_or_default(), &context).await;

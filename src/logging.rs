@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
+use conncheck_config::ConfigError;
 use conncheck_probes::{Outcome, Reason};
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
@@ -80,7 +81,11 @@ pub fn init(format: LogFormat, level: LogLevel, colour: bool, redactor: Arc<Reda
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
         let message = panic.payload_as_str().unwrap_or("no message");
-        error!(place, panic = message, "a bug of conncheck: something panicked");
+        error!(
+            place,
+            panic = message,
+            "a bug of conncheck: something panicked"
+        );
     }));
 }
 
@@ -160,6 +165,30 @@ pub fn state_changed(changed: &Changed) {
         Reason::Internal => down!(error),
         _ => down!(warn),
     }
+}
+
+/// Tells of a mistake because of which a definition is not probed.
+pub fn definition_refused(mistake: &ConfigError) {
+    error!(
+        place = %mistake.place,
+        connection = mistake.connection.as_ref().map(tracing::field::display),
+        "type" = mistake.type_name,
+        detail = mistake.message,
+        hint = mistake.hint,
+        "a definition is wrong and not probed"
+    );
+}
+
+/// Tells of something in a definition that works and should be mended.
+pub fn definition_warned(mistake: &ConfigError) {
+    warn!(
+        place = %mistake.place,
+        connection = mistake.connection.as_ref().map(tracing::field::display),
+        "type" = mistake.type_name,
+        detail = mistake.message,
+        hint = mistake.hint,
+        "a definition should be mended"
+    );
 }
 
 /// `2026-11-22T07:40:03.123Z WARN  connection is down connection=default/db reason=auth …`
@@ -288,7 +317,9 @@ mod tests {
         let layer = tracing_subscriber::fmt::layer()
             .with_writer(move || writer.clone())
             .event_format(Text { colour: false });
-        let subscriber = tracing_subscriber::registry().with(filter(level)).with(layer);
+        let subscriber = tracing_subscriber::registry()
+            .with(filter(level))
+            .with(layer);
         tracing::subscriber::with_default(subscriber, speak);
         let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         let lines = text.lines().map(|line| line.split_once(' ').unwrap().1);

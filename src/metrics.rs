@@ -120,13 +120,21 @@ const FAMILIES: &[Family] = &[
         name: "probe_latency_seconds",
         help: "Durations of the successful attempts",
         ty: MetricType::Histogram,
-        write: |view, out| each(view, |record| Labels::of(record).histogram(out, &record.latency)),
+        write: |view, out| {
+            each(view, |record| {
+                Labels::of(record).histogram(out, &record.latency)
+            })
+        },
     },
     Family {
         name: "probe_attempts",
         help: "Finished attempts",
         ty: MetricType::Counter,
-        write: |view, out| each(view, |record| Labels::of(record).counter(out, record.attempts)),
+        write: |view, out| {
+            each(view, |record| {
+                Labels::of(record).counter(out, record.attempts)
+            })
+        },
     },
     Family {
         name: "probe_failures",
@@ -219,7 +227,11 @@ const FAMILIES: &[Family] = &[
         name: "connection_state_changes",
         help: "How often the connection went from up to down or back",
         ty: MetricType::Counter,
-        write: |view, out| each(view, |record| Labels::of(record).counter(out, record.changes)),
+        write: |view, out| {
+            each(view, |record| {
+                Labels::of(record).counter(out, record.changes)
+            })
+        },
     },
     Family {
         name: "connection_interval_seconds",
@@ -512,7 +524,9 @@ impl EncodeLabelSet for Labels<'_> {
             label("connection_namespace", &record.facts.id.namespace)?;
             label("connection_type", record.facts.type_name)?;
         }
-        self.more.iter().try_for_each(|(name, value)| label(name, value))
+        self.more
+            .iter()
+            .try_for_each(|(name, value)| label(name, value))
     }
 }
 
@@ -532,9 +546,17 @@ struct Collected {
 
 impl Collector for Collected {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Family { name, help, ty, write } = self.family;
+        let Family {
+            name,
+            help,
+            ty,
+            write,
+        } = self.family;
         let ty = *ty;
-        write(&self.view, &mut encoder.encode_descriptor(name, help, None, ty)?)
+        write(
+            &self.view,
+            &mut encoder.encode_descriptor(name, help, None, ty)?,
+        )
     }
 }
 
@@ -621,7 +643,10 @@ mod tests {
         let state = state();
         let openmetrics = exposition(&state, None, Format::OpenMetrics);
         let text = exposition(&state, None, Format::Text);
-        let differ = openmetrics.lines().zip(text.lines()).filter(|(a, b)| a != b);
+        let differ = openmetrics
+            .lines()
+            .zip(text.lines())
+            .filter(|(a, b)| a != b);
         let differ: Vec<_> = differ.map(|(a, b)| format!("{a}\n{b}")).collect();
         insta::assert_snapshot!(differ.join("\n"));
         assert!(openmetrics.ends_with("\n# EOF\n"));
@@ -659,12 +684,19 @@ mod tests {
             namespace: "a\nb\"c\\d".to_owned(),
             name: "\u{0}é\u{1b}\r\t𝄞{},=".to_owned(),
         };
-        facts.labels = [("", "none"), ("é", "one"), ("ü", "two"), ("_conflict1", "mean")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into();
+        facts.labels = [
+            ("", "none"),
+            ("é", "one"),
+            ("ü", "two"),
+            ("_conflict1", "mean"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
         state.apply([Arc::new(facts)]);
         let text = exposition(&state, None, Format::Text);
-        let line = text.lines().find(|line| line.starts_with("connection_info"));
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("connection_info"));
         insta::assert_snapshot!(line.unwrap().escape_debug().to_string());
     }
 }

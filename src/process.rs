@@ -34,7 +34,10 @@ impl Process {
             virtual_memory_bytes: field(23)?,
             resident_memory_bytes: field(24)? * page,
             // One of them is the folder that is being read.
-            open_fds: fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as u64,
+            open_fds: fs::read_dir("/proc/self/fd")
+                .ok()?
+                .count()
+                .saturating_sub(1) as u64,
             max_fds: getrlimit(Resource::Nofile).current,
             start_time: boot_time()? + seconds(field(22)?),
         })

@@ -124,10 +124,20 @@ fn forms(secret: &str) -> impl Iterator<Item = String> {
 /// line that every PEM has. Striking it out would make a riddle of every line and hide nothing.
 fn is_ours(part: &str) -> bool {
     let types = conncheck_probes::types::all().iter();
-    types.flat_map(|ty| ty.aliases.iter().chain([&ty.name])).any(|name| *name == part)
+    types
+        .flat_map(|ty| ty.aliases.iter().chain([&ty.name]))
+        .any(|name| *name == part)
         || Reason::ALL.iter().any(|reason| reason.as_str() == part)
         || Phase::ALL.iter().any(|phase| phase.as_str() == part)
-        || ["default", "true", "false", "null", "connection", "conncheck"].contains(&part)
+        || [
+            "default",
+            "true",
+            "false",
+            "null",
+            "connection",
+            "conncheck",
+        ]
+        .contains(&part)
         || (part.starts_with("-----") && part.ends_with("-----"))
 }
 
@@ -161,9 +171,17 @@ mod tests {
 
     #[test]
     fn a_secret_is_struck_out_in_every_form() {
-        check(&["hunter2"], "password hunter2 refused", "password [redacted] refused");
+        check(
+            &["hunter2"],
+            "password hunter2 refused",
+            "password [redacted] refused",
+        );
         check(&["p\"w\\d"], r#"{"a":"p\"w\\d"}"#, r#"{"a":"[redacted]"}"#);
-        check(&["p@ss word"], "redis://:p%40ss%20word@h", "redis://:[redacted]@h");
+        check(
+            &["p@ss word"],
+            "redis://:p%40ss%20word@h",
+            "redis://:[redacted]@h",
+        );
         check(&["line one\nline two\n"], "got line two", "got [redacted]");
         check(&["abcd", "abcdef"], "abcdefg", "[redacted]g");
     }
@@ -173,7 +191,11 @@ mod tests {
         check(&["abc"], "abc", "abc");
         check(&["timeout"], "reason=timeout", "reason=timeout");
         let pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----";
-        check(&[pem], "-----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICATE-----");
+        check(
+            &[pem],
+            "-----BEGIN CERTIFICATE-----",
+            "-----BEGIN CERTIFICATE-----",
+        );
     }
 
     #[test]
@@ -182,6 +204,9 @@ mod tests {
         for n in 0..1000 {
             redactor.add([&Secret::new(format!("secret-{n}-"))]);
         }
-        assert_eq!(redactor.redact("secret-0- secret-999-"), "[redacted] [redacted]");
+        assert_eq!(
+            redactor.redact("secret-0- secret-999-"),
+            "[redacted] [redacted]"
+        );
     }
 }

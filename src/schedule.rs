@@ -250,7 +250,9 @@ pub fn offset(id: &Identity, interval: Duration) -> Duration {
 
 /// Intervals are checked when they are read: at least a second and far below 584 years.
 fn nanos(interval: Duration) -> u64 {
-    u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1)
+    u64::try_from(interval.as_nanos())
+        .unwrap_or(u64::MAX)
+        .max(1)
 }
 
 /// The grid of one target.
@@ -498,10 +500,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_panic_is_an_internal_outcome_and_nothing_else() {
         let bench = Bench::new(1);
-        let fakes = [
-            bench.fake("a", Does::Panic),
-            bench.fake("b", Does::Answer),
-        ];
+        let fakes = [bench.fake("a", Does::Panic), bench.fake("b", Does::Answer)];
         bench.scheduler.apply(fakes);
         sleep(INTERVAL * 3).await;
         let snapshot = bench.snapshot();
@@ -522,7 +521,11 @@ mod tests {
         bench.scheduler.apply([bench.fake("b", Does::Answer)]);
         sleep(INTERVAL).await;
         assert_eq!(bench.log.running.load(Ordering::SeqCst), 0);
-        assert_eq!(bench.log.starts_of("b").len(), 1, "the permit is free again");
+        assert_eq!(
+            bench.log.starts_of("b").len(),
+            1,
+            "the permit is free again"
+        );
     }
 
     #[tokio::test(start_paused = true)]

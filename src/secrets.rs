@@ -186,16 +186,21 @@ impl Asked {
 
     /// Whether the answers are still the same. Blocks.
     pub fn holds(&self, secrets: &Secrets) -> bool {
-        self.0.iter().all(|(question, answer)| secrets.ask(question) == *answer)
+        self.0
+            .iter()
+            .all(|(question, answer)| secrets.ask(question) == *answer)
     }
 
     /// Whether anything came from outside of the loaded documents, so that it may come differently
     /// the next time.
     pub fn outside(&self, secrets: &Secrets) -> bool {
         self.0.iter().any(|(question, _)| match question {
-            Question::Find { kind, namespace, name, .. } => {
-                secrets.documents.find(*kind, namespace, name).is_none()
-            }
+            Question::Find {
+                kind,
+                namespace,
+                name,
+                ..
+            } => secrets.documents.find(*kind, namespace, name).is_none(),
             Question::File(_) | Question::Variable(_) | Question::Named(_) => true,
         })
     }
@@ -218,7 +223,9 @@ impl<'a> Asking<'a> {
 
     /// What was asked.
     pub fn asked(self) -> Asked {
-        self.asked.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.asked
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ask<T>(&self, question: Question, unwrap: impl FnOnce(&Answer) -> T) -> T {
@@ -335,7 +342,9 @@ fn read_text(path: &Path) -> io::Result<Secret> {
         return Err(io::Error::other("it is not a file"));
     }
     let mut text = String::new();
-    File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
+    File::open(path)?
+        .take(LARGEST + 1)
+        .read_to_string(&mut text)?;
     if text.len() as u64 > LARGEST {
         return Err(io::Error::other("it is larger than 1 MiB"));
     }

@@ -109,7 +109,10 @@ impl Match {
         let mut labels = self.labels.iter();
         self.ty.is_none_or(|name| name.is(ty))
             && self.name.as_ref().is_none_or(|glob| glob.takes(connection))
-            && self.namespace.as_ref().is_none_or(|glob| glob.is_match(namespace))
+            && self
+                .namespace
+                .as_ref()
+                .is_none_or(|glob| glob.is_match(namespace))
             && labels.all(|(key, value)| connection.labels.get(key) == Some(value))
     }
 }

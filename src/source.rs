@@ -90,7 +90,11 @@ impl Found {
     /// What messages call it.
     fn name(&self) -> String {
         match self {
-            Self::File(path) => path.strip_prefix(".").unwrap_or(path).to_string_lossy().into_owned(),
+            Self::File(path) => path
+                .strip_prefix(".")
+                .unwrap_or(path)
+                .to_string_lossy()
+                .into_owned(),
             Self::StandardInput => "<stdin>".to_owned(),
         }
     }
@@ -98,7 +102,9 @@ impl Found {
     fn read(&self) -> io::Result<String> {
         let mut bytes = Vec::new();
         match self {
-            Self::File(path) => File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?,
+            Self::File(path) => File::open(path)?
+                .take(LARGEST + 1)
+                .read_to_end(&mut bytes)?,
             Self::StandardInput => io::stdin().take(LARGEST + 1).read_to_end(&mut bytes)?,
         };
         if bytes.len() as u64 > LARGEST {
@@ -186,12 +192,17 @@ impl Walk {
             Ok(entries) => entries.iter().map(fs::DirEntry::path).collect(),
             Err(err) => {
                 let message = format!("cannot be read: {err}");
-                return self.errors.push(error(&folder.to_string_lossy(), message, None));
+                return self
+                    .errors
+                    .push(error(&folder.to_string_lossy(), message, None));
             }
         };
         paths.sort();
         for path in paths {
-            if path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b".")) {
+            if path
+                .file_name()
+                .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."))
+            {
                 continue;
             }
             match fs::metadata(&path) {
@@ -202,7 +213,8 @@ impl Walk {
                 Ok(metadata) if metadata.is_file() && takes(&path) => self.file(path, &metadata),
                 Err(err) if takes(&path) => {
                     let message = format!("cannot be read: {err}");
-                    self.errors.push(error(&path.to_string_lossy(), message, None));
+                    self.errors
+                        .push(error(&path.to_string_lossy(), message, None));
                 }
                 Ok(_) | Err(_) => {}
             }
@@ -261,15 +273,32 @@ mod tests {
         }
         let prefix = format!("{}/", dir.path().display());
         let found = walk.found.iter().map(Found::name);
-        let errors = walk.errors.iter().map(|err| format!("{}: {}", err.place, err.message));
-        let all: Vec<_> = found.chain(errors).map(|name| name.replace(&prefix, "")).collect();
+        let errors = walk
+            .errors
+            .iter()
+            .map(|err| format!("{}: {}", err.place, err.message));
+        let all: Vec<_> = found
+            .chain(errors)
+            .map(|name| name.replace(&prefix, ""))
+            .collect();
         assert_eq!(all, expected);
     }
 
     #[test]
     fn a_folder_is_read_with_everything_below() {
-        let files = ["c/b.yml", "c/a.yaml", "c/d/e.json", "c/readme.md", "c/.git/x.yaml", "c/Z.YAML"];
-        check(&files, &["c"], &["c/Z.YAML", "c/a.yaml", "c/b.yml", "c/d/e.json"]);
+        let files = [
+            "c/b.yml",
+            "c/a.yaml",
+            "c/d/e.json",
+            "c/readme.md",
+            "c/.git/x.yaml",
+            "c/Z.YAML",
+        ];
+        check(
+            &files,
+            &["c"],
+            &["c/Z.YAML", "c/a.yaml", "c/b.yml", "c/d/e.json"],
+        );
     }
 
     #[test]
@@ -293,7 +322,11 @@ mod tests {
         let files = ["c/a.yaml", "c/b.txt", "c/d/e.yaml", "c/d/f/g.yaml"];
         check(&files, &["c/*.yaml"], &["c/a.yaml"]);
         check(&files, &["c/*/*.yaml"], &["c/d/e.yaml"]);
-        check(&files, &["c/**/*.yaml"], &["c/a.yaml", "c/d/e.yaml", "c/d/f/g.yaml"]);
+        check(
+            &files,
+            &["c/**/*.yaml"],
+            &["c/a.yaml", "c/d/e.yaml", "c/d/f/g.yaml"],
+        );
         check(&files, &["c/{b,x}.txt"], &["c/b.txt"]);
     }
 
@@ -314,7 +347,9 @@ mod tests {
     #[test]
     fn a_pipe_in_a_folder_is_passed_by() {
         let dir = tempfile::tempdir().unwrap();
-        let made = std::process::Command::new("mkfifo").arg(dir.path().join("x.yaml")).status();
+        let made = std::process::Command::new("mkfifo")
+            .arg(dir.path().join("x.yaml"))
+            .status();
         assert!(made.unwrap().success());
         let snapshot = read(&[dir.path().to_str().unwrap().to_owned()]);
         assert_eq!(snapshot.files, 0);
@@ -327,6 +362,9 @@ mod tests {
         fs::write(dir.path().join("a.yaml"), b"\xff\xfe").unwrap();
         let snapshot = read(&[dir.path().to_str().unwrap().to_owned()]);
         assert_eq!(snapshot.errors.len(), 1);
-        assert_eq!(snapshot.errors[0].message, "cannot be read: it is not UTF-8 text");
+        assert_eq!(
+            snapshot.errors[0].message,
+            "cannot be read: it is not UTF-8 text"
+        );
     }
 }

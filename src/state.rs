@@ -434,7 +434,11 @@ pub(crate) mod tests {
         assert_eq!(record.consecutive_failures, 2);
         assert_eq!(record.latency.count(), 1);
         assert_eq!(record.endpoint.as_deref(), Some("http://a:80"));
-        let failures: Vec<_> = record.failures.iter().map(|(r, n)| (r.as_str(), *n)).collect();
+        let failures: Vec<_> = record
+            .failures
+            .iter()
+            .map(|(r, n)| (r.as_str(), *n))
+            .collect();
         assert_eq!(failures, [("dns", 0), ("timeout", 1), ("secret", 1)]);
     }
 

@@ -150,7 +150,11 @@ impl Target {
                 _ => build(&connection, ty, secrets, &redactor).map(Arc::new),
             }
         };
-        let res = self.context.secrets.reading(&self.turn, deadline, work).await;
+        let res = self
+            .context
+            .secrets
+            .reading(&self.turn, deadline, work)
+            .await;
         let ready = res.unwrap_or_else(|_| {
             let waited = humantime::format_duration(self.facts.plan.timeout);
             let message = format!("reading its secrets took longer than {waited}");
@@ -371,7 +375,11 @@ fn type_of(connection: &Connection) -> Result<&'static TypeInfo, ConfigError> {
 }
 
 /// The annotations that we know; all others of this prefix are mistakes.
-const ANNOTATIONS: [&str; 3] = ["conncheck/interval", "conncheck/timeout", "conncheck/paused"];
+const ANNOTATIONS: [&str; 3] = [
+    "conncheck/interval",
+    "conncheck/timeout",
+    "conncheck/paused",
+];
 
 /// Annotations over overrides over defaults.
 fn plan_of(
@@ -416,8 +424,14 @@ fn plan_of(
     Ok(Plan {
         interval,
         timeout: timeout.unwrap_or(interval.min(DEFAULT_TIMEOUT)),
-        rise: matching().find_map(|rule| rule.rise).unwrap_or(rules.rise).get(),
-        fall: matching().find_map(|rule| rule.fall).unwrap_or(rules.fall).get(),
+        rise: matching()
+            .find_map(|rule| rule.rise)
+            .unwrap_or(rules.rise)
+            .get(),
+        fall: matching()
+            .find_map(|rule| rule.fall)
+            .unwrap_or(rules.fall)
+            .get(),
         paused: paused.unwrap_or(false),
     })
 }
