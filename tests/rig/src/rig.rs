@@ -46,6 +46,14 @@ impl Skipped {
     }
 }
 
+impl From<Skipped> for Error {
+    fn from(skipped: Skipped) -> Error {
+        let mut err = Error::new(format!("{}: {}", skipped.name, skipped.why));
+        err.missing = skipped.missing;
+        err
+    }
+}
+
 impl From<Error> for Skipped {
     /// For programs that are no servers, like `promtool`.
     fn from(err: Error) -> Skipped {
@@ -139,10 +147,10 @@ impl Rig {
         let dir = tempfile::Builder::new()
             .prefix(PREFIX)
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .tempdir()
+            .tempdir_in(&parent)
             .map_err(Error::doing(format!(
                 "cannot create a folder in {}",
-                env::temp_dir().display()
+                parent.display()
             )))?;
         let lock = fs::File::create(dir.path().join("lock"))
             .map_err(Error::doing("cannot lock the rig's folder"))?;
@@ -160,23 +168,29 @@ impl Rig {
         })
     }
 
-    /// The same with the three main servers started, side by side. If servers are required and one is not to be
-    /// had, that is an error; otherwise see [`Rig::skipped`].
+    /// The same with the three main servers started.
     pub fn start() -> Result<Rig> {
         let rig = Rig::new()?;
+        rig.start_all()?;
+        Ok(rig)
+    }
+
+    /// Starts the three main servers side by side. If one does not start, or is not installed and servers are
+    /// required, that is an error; for those not installed otherwise see [`Rig::skipped`].
+    pub fn start_all(&self) -> Result<()> {
         thread::scope(|scope| {
-            scope.spawn(|| drop(rig.postgres()));
-            scope.spawn(|| drop(rig.redis()));
-            scope.spawn(|| drop(rig.nginx()));
+            scope.spawn(|| drop(self.postgres()));
+            scope.spawn(|| drop(self.redis()));
+            scope.spawn(|| drop(self.nginx()));
         });
-        let bad: Vec<String> = rig
+        let bad: Vec<String> = self
             .skipped()
             .into_iter()
             .filter(|skipped| required() || !skipped.missing)
             .map(|skipped| format!("{}: {}", skipped.name, skipped.why))
             .collect();
         if bad.is_empty() {
-            Ok(rig)
+            Ok(())
         } else {
             Err(Error::new(bad.join("\n")))
         }
@@ -290,8 +304,7 @@ impl Rig {
             PostgresKind::NoTls => builder.without_tls(),
             PostgresKind::ReadOnly => builder.read_only(),
             PostgresKind::Standby => {
-                let primary = self.postgres().map_err(|skipped| Error::new(skipped.why))?;
-                return builder.standby_of(primary).start();
+                return builder.standby_of(self.postgres()?).start();
             }
             PostgresKind::Starting => builder.forever_starting(),
             PostgresKind::Full => builder.full(),
