@@ -435,7 +435,7 @@ fn timed_out(record: &Mutex<Record>, endpoint: &str, timeout: Duration) -> Failu
         reason: Reason::Timeout,
         phase,
         code: None,
-        message: format!("{what} within {timeout:?} (`{endpoint}`)"),
+        message: format!("{what} within {:?} (`{endpoint}`)", to_the_millisecond(timeout)),
         hint: match phase {
             Some(Phase::Resolve) => {
                 Some("are the name servers of this machine reachable?".to_owned())
@@ -453,6 +453,13 @@ fn timed_out(record: &Mutex<Record>, endpoint: &str, timeout: Duration) -> Failu
             None => None,
         },
     }
+}
+
+/// As a person would say it: what was left of a timeout after its secrets were read is no number
+/// to show.
+fn to_the_millisecond(duration: Duration) -> Duration {
+    let rounded = (duration + Duration::from_micros(500)).as_millis();
+    Duration::from_millis(u64::try_from(rounded).unwrap_or(u64::MAX))
 }
 
 /// What did not come, for the message of a timeout.
