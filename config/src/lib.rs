@@ -1,16 +1,27 @@
 //! Text to [`Connection`]: no tokio, no driver, no I/O.
+//!
+//! [`Loader`] takes texts and gives back what was right and everything that was wrong.
+//! [`Connection::resolve`] then looks up the references (through a [`Lookup`] that the caller
+//! supplies), trims, and fills the templates.
 
+mod closest;
 mod connection;
+mod de;
+mod document;
 mod error;
+mod node;
+mod read;
+mod resolve;
 mod secret;
+mod secrets;
+mod template;
+mod value;
+mod words;
 
-pub use connection::Connection;
-pub use error::{ConfigError, Identity, Place};
+pub use closest::closest;
+pub use connection::{Connection, Partial};
+pub use document::{Documents, Loaded, Loader, PassedOver, Trust};
+pub use error::{ConfigError, Identity, Place, Spanned};
+pub use node::{Node, NodeError, read_one};
+pub use resolve::{Field, Found, Lookup, NoLookup, NotFound, RefKind, Resolved, Unresolved};
 pub use secret::Secret;
-
-/// A value and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spanned<T> {
-    pub value: T,
-    pub place: Place,
-}

@@ -1,0 +1,213 @@
+//! What a type of connection has to say, and what it is given.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use conncheck_config::{Field, Place, Resolved, Secret};
+use serde::de::DeserializeOwned;
+
+use crate::attempt::Attempt;
+use crate::outcome::{Failure, Reason};
+use crate::scrub::Scrubber;
+use crate::tls::{Tls, TlsOptions, TlsPart, Verify};
+
+/// One type of connection: how its definition is read, and the conversation that proves a peer.
+pub trait ProbeType: Sized + Send + Sync + 'static {
+    /// `spec.properties` of this type. Denies unknown fields; every field's doc comment is written
+    /// for the person editing the YAML.
+    type Settings: DeserializeOwned;
+
+    /// The reasons this type can give. Their counters are exported from the start.
+    const REASONS: &'static [Reason];
+
+    /// Reads a definition. Pure: no clock, no network, and files only through [`Access::file`].
+    fn new(access: Access<'_>, settings: Self::Settings) -> Result<Self, Invalid>;
+
+    /// `scheme://host:port` and nothing else: no user, no path, no query.
+    fn endpoint(&self) -> String;
+
+    /// The conversation: one line a step.
+    fn probe(&self, attempt: &mut Attempt) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// A probe that is ready to run, of whatever type.
+pub trait Probe: Send + Sync {
+    /// `scheme://host:port` and nothing else.
+    fn endpoint(&self) -> &str;
+
+    /// The secrets of this target, to be taken out of everything that it says.
+    fn scrubber(&self) -> &Scrubber;
+
+    /// The conversation. [`crate::run`] is the one who calls this.
+    fn run<'a>(
+        &'a self,
+        attempt: &'a mut Attempt,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
+}
+
+/// Reads a file that a definition names by its path (`sslrootcert=/path`): the daemon's part, since
+/// this crate opens none.
+pub trait Files: Send + Sync {
+    /// The text of the file, or why it cannot be had.
+    fn read(&self, path: &str) -> Result<Secret, String>;
+}
+
+/// What is wrong with a definition, once its type is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// Where.
+    pub place: Place,
+    /// What. Never quotes a value that may be secret.
+    pub message: String,
+    /// The way out.
+    pub hint: Option<String>,
+}
+
+impl Invalid {
+    /// Adds the way out.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// What a type is built from: the resolved connection.
+#[derive(Clone, Copy)]
+pub struct Access<'a> {
+    resolved: &'a Resolved,
+    files: &'a dyn Files,
+}
+
+impl<'a> Access<'a> {
+    pub(crate) fn new(resolved: &'a Resolved, files: &'a dyn Files) -> Self {
+        Self { resolved, files }
+    }
+
+    /// Everything that the owner wrote.
+    pub fn resolved(&self) -> &'a Resolved {
+        self.resolved
+    }
+
+    /// The URL; its absence is the owner's mistake.
+    pub fn url(&self) -> Result<&'a Secret, Invalid> {
+        self.resolved
+            .url
+            .as_ref()
+            .ok_or_else(|| self.invalid(Field::Url, "there is no `url`"))
+    }
+
+    /// The user: `spec` and its secret win over what the URL says.
+    pub fn username(&self, in_url: Option<&str>) -> Option<Secret> {
+        (self.resolved.username.clone()).or_else(|| in_url.map(Secret::new))
+    }
+
+    /// The password: `spec` and its secret win over what the URL says. A secret's single key is the
+    /// password of most types.
+    pub fn password(&self, in_url: Option<&str>) -> Option<Secret> {
+        (self.resolved.key.clone())
+            .or_else(|| self.resolved.password.clone())
+            .or_else(|| in_url.map(Secret::new))
+    }
+
+    /// A mistake in `field`.
+    pub fn invalid(&self, field: Field, message: impl Into<String>) -> Invalid {
+        Invalid {
+            place: self.resolved.place_of(field),
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// The text of a file that the definition names in `field`.
+    pub fn file(&self, field: Field, path: &str) -> Result<Secret, Invalid> {
+        self.files
+            .read(path)
+            .map_err(|error| self.invalid(field, error))
+    }
+
+    /// What `caCert`, `clientCert`, `clientKey` and the two TLS settings say.
+    pub fn tls_options(
+        &self,
+        insecure_skip_verify: Option<bool>,
+        server_name: Option<String>,
+    ) -> TlsOptions {
+        let insecure = self.resolved.insecure_skip_verify.or(insecure_skip_verify);
+        TlsOptions {
+            ca_cert: self.resolved.ca_cert.clone(),
+            client_cert: self.resolved.client_cert.clone(),
+            client_key: self.resolved.client_key.clone(),
+            verify: match insecure {
+                Some(true) => Verify::Nothing,
+                _ => Verify::Full,
+            },
+            server_name,
+            ..TlsOptions::default()
+        }
+    }
+
+    /// Builds TLS; a mistake is placed where the owner wrote it.
+    pub fn tls(&self, options: &TlsOptions) -> Result<Tls, Invalid> {
+        Tls::new(options).map_err(|mistake| {
+            let (field, name) = match mistake.part {
+                TlsPart::CaCert => (Field::CaCert, "`caCert`: "),
+                TlsPart::ClientCert => (Field::ClientCert, "`clientCert`: "),
+                TlsPart::ClientKey => (Field::ClientKey, "`clientKey`: "),
+                TlsPart::ServerName => (Field::Properties, "`serverName`: "),
+                TlsPart::System => (Field::Type, ""),
+            };
+            Invalid {
+                place: self.resolved.place_of(field),
+                message: format!("{name}{}", mistake.message),
+                hint: mistake.hint,
+            }
+        })
+    }
+}
+
+/// A probe of a known type, with what every target has.
+struct Typed<P> {
+    probe: P,
+    endpoint: String,
+    scrubber: Scrubber,
+}
+
+impl<P: ProbeType> Probe for Typed<P> {
+    fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    fn scrubber(&self) -> &Scrubber {
+        &self.scrubber
+    }
+
+    fn run<'a>(
+        &'a self,
+        attempt: &'a mut Attempt,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
+        Box::pin(self.probe.probe(attempt))
+    }
+}
+
+/// Reads a definition as type `P`.
+pub(crate) fn build<P: ProbeType>(
+    resolved: &Resolved,
+    files: &dyn Files,
+) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
+    let settings = settings::<P>(resolved).map_err(|invalid| vec![invalid])?;
+    let probe = P::new(Access::new(resolved, files), settings).map_err(|invalid| vec![invalid])?;
+    Ok(Arc::new(Typed {
+        endpoint: probe.endpoint(),
+        probe,
+        scrubber: Scrubber::new(&resolved.secrets),
+    }))
+}
+
+/// Reads `spec.properties` as type `P` wants them.
+pub(crate) fn settings<P: ProbeType>(resolved: &Resolved) -> Result<P::Settings, Invalid> {
+    resolved.properties.deserialize().map_err(|error| Invalid {
+        place: error.place,
+        message: error.message,
+        hint: error.hint,
+    })
+}

@@ -1,0 +1,200 @@
+//! The table of types: the one place where a type is registered.
+//!
+//! A type whose driver was left out of this build is still in the table, and says which feature it
+//! needs.
+
+use std::sync::Arc;
+
+use conncheck_config::Resolved;
+
+use crate::outcome::Reason;
+use crate::probe::{Files, Invalid, Probe};
+
+type Build = fn(&Resolved, &dyn Files) -> Result<Arc<dyn Probe>, Vec<Invalid>>;
+type CheckSettings = fn(&Resolved) -> Vec<Invalid>;
+
+/// A type of connection.
+pub struct TypeInfo {
+    /// The canonical name, as it stands in `connection_type`.
+    pub name: &'static str,
+    /// Other names for it.
+    pub aliases: &'static [&'static str],
+    /// The URL schemes that are this type where no `type` is given.
+    pub url_schemes: &'static [&'static str],
+    /// The Cargo feature that brings its driver, if it needs one.
+    pub feature: Option<&'static str>,
+    /// The reasons it can give.
+    pub reasons: &'static [Reason],
+    driver: Option<(Build, CheckSettings)>,
+}
+
+/// `module "feature" => Type, "name", [aliases], [schemes];` and the type is there.
+macro_rules! types {
+    ($($module:ident $($feature:literal)? => $ty:ident, $name:literal, [$($alias:literal),*], [$($scheme:literal),*];)*) => {
+        $($(#[cfg(feature = $feature)])? mod $module;)*
+
+        static TABLE: &[TypeInfo] = &[$({
+            #[allow(unused_mut, unused_assignments)]
+            let mut feature: Option<&'static str> = None;
+            $(feature = Some($feature);)?
+            #[allow(unused_variables)]
+            let left_out: (&'static [Reason], Option<(Build, CheckSettings)>) = (&[], None);
+            $(#[cfg(feature = $feature)])?
+            let left_out: (&'static [Reason], Option<(Build, CheckSettings)>) = (
+                <$module::$ty as crate::probe::ProbeType>::REASONS,
+                Some((crate::probe::build::<$module::$ty>, check_settings::<$module::$ty>)),
+            );
+            TypeInfo {
+                name: $name,
+                aliases: &[$($alias),*],
+                url_schemes: &[$($scheme),*],
+                feature,
+                reasons: left_out.0,
+                driver: left_out.1,
+            }
+        }),*];
+    };
+}
+
+types! {
+
+    redis "redis" => Redis, "redis", ["valkey"], ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix"];
+
+}
+
+/// Types that upstream's `Connection` has and that are not probed, so that the answer to them can be
+/// plainer than a spelling suggestion.
+const KNOWN_ELSEWHERE: &[&str] = &[
+    "anthropic",
+    "alertmanager",
+    "aws_kms",
+    "azure_devops",
+    "azure_key_vault",
+    "clickhouse",
+    "discord",
+    "dynatrace",
+    "facet",
+    "folder",
+    "gcp_kms",
+    "gcs",
+    "gemini",
+    "generic",
+    "git",
+    "github",
+    "gitlab",
+    "google_chat",
+    "grafana",
+    "icinga",
+    "ifttt",
+    "jmeter",
+    "junit",
+    "loki",
+    "matrix",
+    "mattermost",
+    "ntfy",
+    "ollama",
+    "openai",
+    "opsgenie",
+    "pushbullet",
+    "pushover",
+    "restic",
+    "rocketchat",
+    "s3",
+    "sftp",
+    "slack",
+    "smb",
+    "snowflake",
+    "teams",
+    "telegram",
+    "webex",
+    "zulip_chat",
+];
+
+/// Every type, in the order of the table.
+pub fn all() -> &'static [TypeInfo] {
+    TABLE
+}
+
+/// No type has that name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownType {
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    pub hint: String,
+}
+
+/// The type called `name`; case does not matter.
+pub fn find(name: &str) -> Result<&'static TypeInfo, UnknownType> {
+    let lower = name.trim().to_ascii_lowercase();
+    let names = |info: &TypeInfo| info.name == lower || info.aliases.contains(&lower.as_str());
+    if let Some(info) = TABLE.iter().find(|info| names(info)) {
+        return Ok(info);
+    }
+    let supported = TABLE
+        .iter()
+        .map(|info| info.name)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if KNOWN_ELSEWHERE.contains(&lower.as_str()) {
+        return Err(UnknownType {
+            message: format!("type `{lower}` is known, but conncheck does not probe it"),
+            hint: format!("supported types: {supported}"),
+        });
+    }
+    let spellings = TABLE
+        .iter()
+        .flat_map(|info| std::iter::once(&info.name).chain(info.aliases));
+    let hint = match conncheck_config::closest(&lower, spellings.copied()) {
+        Some(close) => format!("did you mean `{close}`?"),
+        None => format!("supported types: {supported}"),
+    };
+    Err(UnknownType {
+        message: "unknown type".to_owned(),
+        hint,
+    })
+}
+
+/// The type that a URL of this scheme is, where no `type` is given.
+pub fn by_scheme(scheme: &str) -> Option<&'static TypeInfo> {
+    TABLE.iter().find(|info| info.url_schemes.contains(&scheme))
+}
+
+impl TypeInfo {
+    /// Reads a definition. Pure, but for the files that it names.
+    pub fn build(
+        &self,
+        resolved: &Resolved,
+        files: &dyn Files,
+    ) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
+        match self.driver {
+            Some((build, _)) => build(resolved, files),
+            None => Err(vec![self.left_out(resolved)]),
+        }
+    }
+
+    /// Looks at `spec.properties` alone, for a connection whose secrets are still missing.
+    pub fn check_settings(&self, resolved: &Resolved) -> Vec<Invalid> {
+        match self.driver {
+            Some((_, check)) => check(resolved),
+            None => vec![self.left_out(resolved)],
+        }
+    }
+
+    fn left_out(&self, resolved: &Resolved) -> Invalid {
+        Invalid {
+            place: resolved.place_of(conncheck_config::Field::Type),
+            message: format!("this build of conncheck was made without `{}`", self.name),
+            hint: self
+                .feature
+                .map(|feature| format!("build it with `--features {feature}`")),
+        }
+    }
+}
+
+fn check_settings<P: crate::probe::ProbeType>(resolved: &Resolved) -> Vec<Invalid> {
+    crate::probe::settings::<P>(resolved)
+        .err()
+        .into_iter()
+        .collect()
+}
