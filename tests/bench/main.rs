@@ -109,7 +109,9 @@ fn state() -> State {
         let outcome = Outcome {
             started_at: Timestamp::now(),
             duration: Duration::from_micros(12_345),
-            phases: Phase::ALL.map(|phase| (phase, Duration::from_micros(2_469))).into(),
+            phases: Phase::ALL
+                .map(|phase| (phase, Duration::from_micros(2_469)))
+                .into(),
             tls: Some(TlsFacts {
                 version: Some("TLSv1.3".to_owned()),
                 verified: true,
@@ -163,7 +165,10 @@ fn exposition(c: &mut Criterion) {
     });
     let mut out = Vec::new();
     render(&view, Format::Text, &mut out).unwrap();
-    let series = out.split(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"#")).count();
+    let series = out
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.starts_with(b"#"))
+        .count();
     eprintln!("{series} series, {:.1} MB", out.len() as f64 / 1e6);
     group.finish();
 }
