@@ -1020,3 +1020,295 @@ fn classify(code: &str, is_fatal: bool, message: &str) -> (Reason, &'static str)
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use conncheck_config::{Loader, NoLookup, Trust};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::attempt::{Env, run};
+    use crate::dns::ResolverChoice;
+    use crate::outcome::Outcome;
+    use crate::probe::{Files, Probe};
+
+    struct NoFiles;
+
+    impl Files for NoFiles {
+        fn read(&self, path: &str) -> Result<Secret, String> {
+            Err(format!("`{path}` does not exist"))
+        }
+    }
+
+    /// Builds the probe of a connection with these lines in its `spec`.
+    fn build(spec: &str) -> Result<Arc<dyn Probe>, String> {
+        let text = format!("kind: Connection\nmetadata: {{name: db}}\nspec:\n  type: postgres\n  {spec}\n");
+        let mut loader = Loader::default();
+        loader.add("test.yaml", &text, Trust::Local);
+        let loaded = loader.finish();
+        assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
+        let resolved = loaded.connections[0].resolve("postgres", &NoLookup).unwrap();
+        crate::probe::build::<Postgres>(&resolved, &NoFiles).map_err(|mut invalid| {
+            let Invalid { message, hint, .. } = invalid.remove(0);
+            match hint {
+                Some(hint) => format!("{message} ({hint})"),
+                None => message,
+            }
+        })
+    }
+
+    async fn attempt(spec: &str) -> Outcome {
+        let env = Env::new(&ResolverChoice::Auto).unwrap();
+        run(&build(spec).unwrap(), Duration::from_millis(400), &env).await
+    }
+
+    /// Attempts a login as `u`, with the password `pw`, at a peer that says these words in turn, each
+    /// after it was spoken to; `None` hangs up at once, and after the last word it is silent.
+    async fn at_peer(words: &[Option<&[u8]>], options: &str) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let words: Vec<_> = words.iter().map(|word| word.map(<[u8]>::to_vec)).collect();
+        let peer = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for word in words {
+                let Some(word) = word else { return };
+                let _ = stream.read(&mut [0; 1024]).await;
+                stream.write_all(&word).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        });
+        let outcome = attempt(&format!(
+            "url: postgres://u:pw@127.0.0.1:{port}/db?{options}"
+        ))
+        .await;
+        peer.abort();
+        outcome
+    }
+
+    #[track_caller]
+    fn check(outcome: &Outcome, reason: Reason, phase: Phase, message: &str) {
+        let failure = outcome.result.as_ref().expect_err("down");
+        assert_eq!((failure.reason, failure.phase), (reason, Some(phase)), "{failure:?}");
+        assert!(failure.message.contains(message), "{failure:?}");
+    }
+
+    const MD5: &[u8] = b"R\0\0\0\x0c\0\0\0\x05salt";
+    const OK: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+    const ONE_ROW: &[&[u8]] = &[
+        b"T\0\x01one\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0",
+        b"D\0\x01\0\0\0\x011",
+        b"CSELECT 1\0",
+        b"ZI",
+    ];
+
+    /// Puts the length behind the first letter of each message.
+    fn messages(messages: &[&[u8]]) -> Vec<u8> {
+        let with_length = |message: &&[u8]| {
+            let length = (message.len() as u32 + 3).to_be_bytes();
+            [&message[..1], &length, &message[1..]].concat()
+        };
+        messages.iter().flat_map(with_length).collect()
+    }
+
+    #[tokio::test]
+    async fn the_conversation_of_a_server_without_tls() {
+        let outcome = at_peer(&[Some(b"N"), Some(MD5), Some(OK), Some(&messages(ONE_ROW))], "").await;
+        assert!(outcome.is_up(), "{outcome:?}");
+        let phases: Vec<_> = outcome.phases.iter().map(|(phase, _)| phase.as_str()).collect();
+        assert_eq!(phases, ["connect", "tls", "auth", "request"]);
+    }
+
+    #[tokio::test]
+    async fn peers_that_do_not_want_tls() {
+        let outcome = at_peer(&[Some(b"N")], "sslmode=require").await;
+        check(&outcome, Reason::TlsOther, Phase::Tls, "does not offer TLS");
+        let error = messages(&[b"ESFATAL\0C53300\0Msorry, too many clients\0\0"]);
+        let outcome = at_peer(&[Some(&error)], "sslmode=require").await;
+        check(&outcome, Reason::Unavailable, Phase::Tls, "sorry, too many clients");
+        let no_process = b"Ecould not fork new process for connection\n\0";
+        let outcome = at_peer(&[Some(no_process)], "").await;
+        check(&outcome, Reason::Unavailable, Phase::Tls, "cannot start a session");
+        let outcome = at_peer(&[Some(b"E\0\0\0\x2eSFATAL\0C53"), None], "").await;
+        check(&outcome, Reason::Protocol, Phase::Tls, "not in Postgres' protocol");
+    }
+
+    #[tokio::test]
+    async fn words_stuffed_behind_the_answer_are_refused() {
+        for stuffed in [&b"SR\0\0\0\x08\0\0\0\0"[..], b"NR", b"SSH-2.0-OpenSSH_9.2\r\n"] {
+            let outcome = at_peer(&[Some(stuffed)], "sslmode=prefer").await;
+            check(&outcome, Reason::Protocol, Phase::Tls, "longer than the one letter");
+        }
+    }
+
+    #[tokio::test]
+    async fn peers_that_are_no_postgres() {
+        let http = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+        check(&at_peer(&[Some(http)], "").await, Reason::Protocol, Phase::Tls, "protocol");
+        for words in [
+            &http[..],
+            b"220 mail.example.com ESMTP\r\n",
+            b"\x15\x03\x01\0\x02\x02\x46",
+            b"J\0\0\0\x0a8.0.36\0",
+            b"R\0\0\0\x04",
+            b"R\x7f\0\0\0\0\0\0\0",
+            b"Z\0\0\0\x05I",
+            b"S\0\0\0\x08a\0b\0",
+        ] {
+            let outcome = at_peer(&[Some(words)], "sslmode=disable").await;
+            check(&outcome, Reason::Protocol, Phase::Auth, "not in Postgres' protocol");
+        }
+    }
+
+    #[tokio::test]
+    async fn peers_that_hang() {
+        check(
+            &at_peer(&[], "").await,
+            Reason::Timeout,
+            Phase::Tls,
+            "the server did not answer the request for TLS within 400ms",
+        );
+        check(&at_peer(&[Some(b"S")], "").await, Reason::Timeout, Phase::Tls, "handshake");
+        check(&at_peer(&[Some(b"N")], "").await, Reason::Timeout, Phase::Auth, "login");
+        let half = b"R\0\0\0\x0c\0\0";
+        let outcome = at_peer(&[Some(half)], "sslmode=disable").await;
+        check(&outcome, Reason::Timeout, Phase::Auth, "login");
+        let outcome = at_peer(&[Some(OK), Some(&messages(ONE_ROW)[..9])], "sslmode=disable").await;
+        check(&outcome, Reason::Timeout, Phase::Request, "request");
+    }
+
+    #[tokio::test]
+    async fn peers_that_hang_up() {
+        check(&at_peer(&[Some(b""), None], "").await, Reason::ConnectReset, Phase::Tls, "");
+        check(&at_peer(&[Some(b""), None], "sslmode=disable").await, Reason::ConnectReset, Phase::Auth, "hung up");
+        let outcome = at_peer(&[Some(&MD5[..7]), None], "sslmode=disable").await;
+        check(&outcome, Reason::ConnectReset, Phase::Auth, "in the middle");
+        let outcome = at_peer(&[Some(OK), Some(b""), None], "sslmode=disable").await;
+        check(&outcome, Reason::ConnectReset, Phase::Request, "hung up");
+        let outcome = at_peer(&[Some(OK), Some(&messages(ONE_ROW)[..9]), None], "sslmode=disable").await;
+        check(&outcome, Reason::ConnectReset, Phase::Request, "");
+    }
+
+    #[tokio::test]
+    async fn last_words_count_more_than_the_hang_up() {
+        let words = messages(&[b"ESFATAL\0VFATAL\0C57P01\0Mgoing down\0\0"]);
+        let outcome = at_peer(&[Some(OK), Some(&words), None], "sslmode=disable").await;
+        check(&outcome, Reason::Unavailable, Phase::Request, "going down");
+    }
+
+    #[tokio::test]
+    async fn terms_of_the_login() {
+        let outcome = at_peer(&[Some(MD5)], "sslmode=disable&require_auth=scram-sha-256").await;
+        check(&outcome, Reason::Auth, Phase::Auth, "`md5`, which `require_auth` rules out");
+        let outcome = at_peer(&[Some(OK)], "sslmode=disable&require_auth=!none").await;
+        check(&outcome, Reason::Auth, Phase::Auth, "`none`, which `require_auth` rules out");
+        let outcome = at_peer(&[Some(MD5)], "sslmode=disable&password=").await;
+        check(&outcome, Reason::Auth, Phase::Auth, "asks for a password, and none is given");
+        let outcome = at_peer(&[Some(b"R\0\0\0\x08\0\0\0\x07")], "sslmode=disable").await;
+        check(&outcome, Reason::Auth, Phase::Auth, "GSSAPI");
+        let outcome = at_peer(&[Some(b"N"), Some(OK)], "channel_binding=require").await;
+        check(&outcome, Reason::Auth, Phase::Auth, "not bound to the TLS channel");
+    }
+
+    #[tokio::test]
+    async fn a_host_that_hangs_leaves_time_for_the_next() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let outcome = attempt(&format!(
+            "url: postgres://u:pw@127.0.0.1:{port},127.0.0.1:1/db?sslmode=disable"
+        ))
+        .await;
+        check(&outcome, Reason::Timeout, Phase::Auth, &format!("`127.0.0.1:{port}`: "));
+        check(&outcome, Reason::Timeout, Phase::Auth, "; `127.0.0.1:1`: connection refused");
+    }
+
+    #[tokio::test]
+    async fn a_deadline_tells_of_the_hosts_before() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let outcome = attempt(&format!("url: postgres://u:pw@127.0.0.1:1,127.0.0.1:{port}/db")).await;
+        check(
+            &outcome,
+            Reason::Timeout,
+            Phase::Tls,
+            &format!("within 400ms (`postgres://127.0.0.1:1,127.0.0.1:{port}`); before that `127.0.0.1:1`: connection refused"),
+        );
+    }
+
+    #[test]
+    fn endpoints_have_no_user_and_no_database() {
+        for (url, endpoint) in [
+            ("postgres://u:pw@db.example.com/app", "postgres://db.example.com:5432"),
+            ("postgresql://u@[::1]:1,b/app", "postgres://[::1]:1,b:5432"),
+            ("host=/run/postgresql user=u", "postgres:///run/postgresql/.s.PGSQL.5432"),
+        ] {
+            assert_eq!(build(&format!("url: '{url}'")).unwrap().endpoint(), endpoint);
+        }
+    }
+
+    #[test]
+    fn mistakes_in_a_definition() {
+        for (spec, message) in [
+            (
+                "url: postgres://h/db",
+                "there is no user to log in as (write `postgres://user@host/database`, or give `username`)",
+            ),
+            (
+                "url: postgres://u@h/db?sslmode=requir",
+                "bad `url`: unknown value of `sslmode` (did you mean `require`? it knows disable, allow, prefer, require, verify-ca, verify-full)",
+            ),
+            (
+                "url: postgres://u@h/db?sslmode=disable&channel_binding=require",
+                "bad `url`: `channel_binding=require` needs TLS (leave `sslmode=disable` out)",
+            ),
+            ("url: postgres://u@h/db?sslrootcert=/ca.pem", "`/ca.pem` does not exist"),
+        ] {
+            assert_eq!(build(spec).err().as_deref(), Some(message), "{spec}");
+        }
+        // Nothing is read that is not used.
+        assert!(build("url: postgres://u@h/db?sslmode=disable&sslrootcert=/ca.pem").is_ok());
+    }
+
+    #[test]
+    fn each_sqlstate_has_its_reason() {
+        let fatal = |code, message| classify(code, true, message).0;
+        let query = |code, message| classify(code, false, message).0;
+        for (code, message, reason) in [
+            ("28P01", "password authentication failed for user \"u\"", Reason::Auth),
+            ("28000", "no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption", Reason::Auth),
+            ("28000", "role \"u\" is not permitted to log in", Reason::Auth),
+            ("3D000", "database \"d\" does not exist", Reason::NotFound),
+            ("57P04", "database \"d\" was dropped", Reason::NotFound),
+            ("42501", "permission denied for database \"d\"", Reason::Permission),
+            ("53300", "sorry, too many clients already", Reason::Unavailable),
+            ("53200", "out of memory", Reason::Unavailable),
+            ("57P01", "terminating connection due to administrator command", Reason::Unavailable),
+            ("57P03", "the database system is starting up", Reason::Unavailable),
+            ("55000", "database \"d\" is not currently accepting connections", Reason::Unavailable),
+            ("58P01", "could not open file", Reason::Unavailable),
+            ("XX000", "cache lookup failed", Reason::Unavailable),
+            ("08P01", "invalid startup packet", Reason::Protocol),
+            ("08P01", "no such database: d", Reason::NotFound),
+            ("08P01", "no more connections allowed (max_client_conn)", Reason::Unavailable),
+            ("0A000", "unsupported frontend protocol 3.0", Reason::Protocol),
+            ("42704", "unrecognized configuration parameter \"x\"", Reason::Assertion),
+        ] {
+            assert_eq!(fatal(code, message), reason, "{code} {message}");
+        }
+        for (code, message, reason) in [
+            ("42P01", "relation \"x\" does not exist", Reason::Assertion),
+            ("42601", "syntax error", Reason::Assertion),
+            ("22012", "division by zero", Reason::Assertion),
+            ("25006", "cannot execute INSERT in a read-only transaction", Reason::Assertion),
+            ("0A000", "not supported", Reason::Assertion),
+            ("42501", "permission denied for table x", Reason::Permission),
+            ("57014", "canceling statement due to statement timeout", Reason::Timeout),
+            ("3F000", "schema \"x\" does not exist", Reason::NotFound),
+            ("53100", "could not extend file: No space left on device", Reason::Unavailable),
+            ("XX001", "invalid page in block 0", Reason::Unavailable),
+        ] {
+            assert_eq!(query(code, message), reason, "{code} {message}");
+        }
+    }
+}

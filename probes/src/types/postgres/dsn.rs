@@ -820,3 +820,277 @@ fn tcp(name: &str, host: &str, port: u16) -> Host {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What there is to see of a text at a glance: `user:password@hosts/dbname`, and `!` with the
+    /// message and the hint for a mistake.
+    fn glance(text: &str) -> String {
+        match Dsn::read(text) {
+            Ok(dsn) => {
+                let hosts: Vec<_> = dsn
+                    .hosts
+                    .iter()
+                    .map(|host| host.address.to_string())
+                    .collect();
+                let password = dsn.password.as_ref().map_or("-", Secret::expose);
+                format!(
+                    "{}:{password}@{}/{}",
+                    dsn.user.as_deref().unwrap_or("-"),
+                    hosts.join(","),
+                    dsn.dbname.as_deref().unwrap_or("-"),
+                )
+            }
+            Err(Mistake { message, hint }) => {
+                format!("! {message} ({})", hint.unwrap_or_default())
+            }
+        }
+    }
+
+    fn check(cases: &[(&str, &str)]) {
+        for (text, expected) in cases {
+            assert_eq!(glance(text), *expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn uris_of_libpqs_documentation() {
+        check(&[
+            ("postgresql://", "-:-@localhost:5432/-"),
+            ("postgresql://localhost", "-:-@localhost:5432/-"),
+            ("postgresql://localhost:5433", "-:-@localhost:5433/-"),
+            ("postgresql://localhost/mydb", "-:-@localhost:5432/mydb"),
+            ("postgresql://user@localhost", "user:-@localhost:5432/-"),
+            ("postgresql://user:secret@localhost", "user:secret@localhost:5432/-"),
+            (
+                "postgresql://other@localhost/otherdb?connect_timeout=10&application_name=myapp",
+                "other:-@localhost:5432/otherdb",
+            ),
+            (
+                "postgresql://host1:123,host2:456/somedb?target_session_attrs=any&application_name=myapp",
+                "-:-@host1:123,host2:456/somedb",
+            ),
+            (
+                "postgresql://user@localhost:5433/mydb?options=-c%20synchronous_commit%3Doff",
+                "user:-@localhost:5433/mydb",
+            ),
+            ("postgresql:///mydb?host=localhost&port=5433", "-:-@localhost:5433/mydb"),
+            ("postgresql://[2001:db8::1234]/database", "-:-@[2001:db8::1234]:5432/database"),
+            ("postgresql:///dbname?host=/var/lib/postgresql", "-:-@/var/lib/postgresql/.s.PGSQL.5432/dbname"),
+            ("postgresql://%2Fvar%2Flib%2Fpostgresql/dbname", "-:-@/var/lib/postgresql/.s.PGSQL.5432/dbname"),
+        ]);
+    }
+
+    #[test]
+    fn uris_of_libpqs_own_tests() {
+        check(&[
+            ("postgresql://uri-user:secret@host:12345/db", "uri-user:secret@host:12345/db"),
+            ("postgresql://uri-user@host/", "uri-user:-@host:5432/-"),
+            ("postgresql://uri-%75ser@host:12345/db", "uri-user:-@host:12345/db"),
+            ("postgresql://host:12345/db?user=uri-user", "uri-user:-@host:12345/db"),
+            ("postgresql://host:12345/?user=uri-user", "uri-user:-@host:12345/-"),
+            ("postgresql://host?user=uri-user", "uri-user:-@host:5432/-"),
+            ("postgresql://?hostaddr=127.0.0.1", "-:-@127.0.0.1:5432/-"),
+            ("postgresql://example.com?hostaddr=63.1.2.4", "-:-@63.1.2.4:5432/-"),
+            ("postgresql://%68ost/", "-:-@host:5432/-"),
+            ("postgresql://[::1]:12345/db", "-:-@[::1]:12345/db"),
+            ("postgresql://[2001:db8::1]/", "-:-@[2001:db8::1]:5432/-"),
+            ("postgres://", "-:-@localhost:5432/-"),
+            ("postgres:///tmp", "-:-@localhost:5432/tmp"),
+            ("postgresql:///?host=/path/to/socket/dir", "-:-@/path/to/socket/dir/.s.PGSQL.5432/-"),
+            ("postgresql://otheruser@?host=/no/such/directory", "otheruser:-@/no/such/directory/.s.PGSQL.5432/-"),
+            ("postgres://otheruser:no-such-dir@:12345?host=/no", "otheruser:no-such-dir@/no/.s.PGSQL.12345/-"),
+            ("postgresql://%2Fvar%2Flib/dbname?port=1", "-:-@/var/lib/.s.PGSQL.1/dbname"),
+            ("postgresql://host:12345/db?ssl=true", "-:-@host:12345/db"),
+            (
+                "postgre://",
+                "! this scheme is not Postgres (use `postgres://user@host:5432/database`)",
+            ),
+            ("postgres://[::1", "! an IPv6 address has no closing `]` ()"),
+            ("postgres://[::1]x", "! there is something between `]` and the port ()"),
+            (
+                "postgresql://%",
+                "! a `%` is not followed by two hexadecimal digits (a `%` itself is written `%25`)",
+            ),
+            (
+                "postgres://host?zzz",
+                "! an option of the URL has no `=` (write `?option=value&option=value`)",
+            ),
+            (
+                "postgresql://localhost?client_encoding%",
+                "! an option of the URL has no `=` (write `?option=value&option=value`)",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn keyword_strings() {
+        check(&[
+            ("host=localhost port=5432 dbname=mydb connect_timeout=10", "-:-@localhost:5432/mydb"),
+            ("host = h user = 'u' password = 'it\\'s \\\\ here'", "u:it's \\ here@h:5432/-"),
+            ("host=h password=with\\ space user=u", "u:with space@h:5432/-"),
+            ("host=a,b,c port=1,2,3 user=u", "u:-@a:1,b:2,c:3/-"),
+            ("host=a,b port=7 user=u", "u:-@a:7,b:7/-"),
+            ("host=a,,b user=u", "u:-@a:5432,localhost:5432,b:5432/-"),
+            ("hostaddr=::1 user=u", "u:-@[::1]:5432/-"),
+            ("host=/run/postgresql user=u", "u:-@/run/postgresql/.s.PGSQL.5432/-"),
+            ("user=u password=''", "u:-@localhost:5432/-"),
+            ("user=a user=b", "b:-@localhost:5432/-"),
+            ("password=a://b user=u", "u:a://b@localhost:5432/-"),
+            (
+                "host=h password=two words",
+                "! it is not a series of `keyword=value` (a value with a space in it stands in quotes: `password='two words'`; \\' and \\\\ within them)",
+            ),
+            ("password='open", "! a quoted value has no closing `'` ()"),
+            (
+                "host=db:5432 user=u",
+                "! there is a `:` in a host (in a keyword string write `host=… port=…`)",
+            ),
+            (
+                "host=a,b port=1,2,3",
+                "! there are not as many ports as hosts (give one port for all of them, or one for each)",
+            ),
+            ("host=a,b hostaddr=::1", "! there are not as many in `host` as in `hostaddr` ()"),
+            (
+                "db.example.com",
+                "! it is neither a URL nor a keyword string (write `postgres://user@host:5432/database` or `host=… user=… dbname=…`)",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn awkward_passwords() {
+        check(&[
+            ("postgres://u:p@ss@h/db", "u:p@ss@h:5432/db"),
+            ("postgres://u:p:w@h/db", "u:p:w@h:5432/db"),
+            ("postgres://u:p%2Fw%3F%25@h/db", "u:p/w?%@h:5432/db"),
+            ("postgres://u:p+w@h/db", "u:p+w@h:5432/db"),
+            ("postgres://u:p#w@h/db", "u:p#w@h:5432/db"),
+            (
+                "postgres://u:p/w@h/db",
+                "! a port is not a number from 1 to 65535 (if the password has a `/`, `?` or `%` in it, percent-encode it or give it as `password`)",
+            ),
+            (
+                "postgres://h/db?password=first&second=x",
+                "! what follows the password is not an option of Postgres (is it still the password? percent-encode it in a URL, quote it in a keyword string, or give it as `password`)",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn hostaddr_keeps_the_name_for_the_certificate() {
+        let dsn = Dsn::read("host=db.example.com hostaddr=192.0.2.1").unwrap();
+        assert_eq!(dsn.hosts[0].name, "db.example.com");
+        assert_eq!(dsn.hosts[0].address.to_string(), "192.0.2.1:5432");
+    }
+
+    /// The mistake in a URL with these options, or nothing.
+    fn mistake_in(options: &str) -> String {
+        match Dsn::read(&format!("postgres://u@h/db?{options}")) {
+            Ok(_) => String::new(),
+            Err(Mistake { message, hint }) => match hint {
+                Some(hint) => format!("{message} ({hint})"),
+                None => message,
+            },
+        }
+    }
+
+    #[test]
+    fn every_option_is_honoured_or_refused_by_name() {
+        for options in [
+            "sslmode=disable",
+            "sslmode=verify-full&sslrootcert=system",
+            "sslrootcert=system",
+            "sslmode=require&sslnegotiation=direct",
+            "sslcompression=0&sslsni=0&sslcertmode=disable",
+            "ssl_min_protocol_version=TLSv1.1&ssl_max_protocol_version=tlsv1.3",
+            "gssencmode=prefer",
+            "keepalives=1&keepalives_idle=30&tcp_user_timeout=1000",
+            "client_encoding=utf8",
+            "target_session_attrs=prefer-standby&load_balance_hosts=random",
+            "channel_binding=require&require_auth=scram-sha-256",
+            "require_auth=!password,!md5",
+            "connect_timeout=0",
+        ] {
+            assert_eq!(mistake_in(options), "", "{options}");
+        }
+        for name in HONOURED {
+            let message = mistake_in(&format!("{name}=nonsense"));
+            assert!(!message.contains("unknown option"), "{name}: {message}");
+        }
+        for (name, _) in REFUSED {
+            let message = mistake_in(&format!("{name}=x"));
+            assert!(message.starts_with(&format!("option `{name}` is refused: ")), "{message}");
+        }
+    }
+
+    #[test]
+    fn mistakes_name_the_way_out() {
+        let messages: String = [
+            "sslmod=require",
+            "search_path=app",
+            "sslmode=verfy-full",
+            "sslmode=1",
+            "sslmode=require&sslrootcert=system",
+            "sslnegotiation=direct",
+            "sslcertmode=require",
+            "sslcompression=1",
+            "gssencmode=require",
+            "service=prod",
+            "sslpassword=x",
+            "connect_timeout=soon",
+            "target_session_attrs=master",
+            "require_auth=scram-sha-256,!md5",
+            "require_auth=scram",
+            "ssl_max_protocol_version=TLSv1.1",
+            "ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2",
+            "client_encoding=LATIN1",
+            "host=@abstract",
+            "host=a%20b",
+            "hostaddr=localhost",
+            "port=0",
+            "options=%00",
+        ]
+        .iter()
+        .map(|options| format!("{options}\n    {}\n", mistake_in(options)))
+        .collect();
+        insta::assert_snapshot!(messages);
+    }
+
+    fn encoded(text: &str) -> String {
+        text.bytes().map(|byte| format!("%{byte:02x}")).collect()
+    }
+
+    fn quoted(text: &str) -> String {
+        format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(text in "\\PC*", options in "[a-z_=&%,!'@:/?\\[\\] 0-9\\\\]*") {
+            let _ = Dsn::read(&text);
+            let _ = Dsn::read(&format!("postgres://{options}"));
+            let _ = Dsn::read(&format!("user=u {options}"));
+        }
+
+        #[test]
+        fn what_is_written_by_the_rules_is_read_back(
+            user in "[^\\x00]{1,12}", password in "[^\\x00]{1,12}", dbname in "[^\\x00]{1,12}",
+        ) {
+            let uri = format!("postgres://{}:{}@h/{}", encoded(&user), encoded(&password), encoded(&dbname));
+            let pairs = format!(
+                "user={} password = {} dbname={}", quoted(&user), quoted(&password), quoted(&dbname),
+            );
+            for text in [uri, pairs] {
+                let dsn = Dsn::read(&text).unwrap();
+                prop_assert_eq!(dsn.user.as_deref(), Some(user.as_str()));
+                prop_assert_eq!(dsn.password.as_ref().map(Secret::expose), Some(password.as_str()));
+                prop_assert_eq!(dsn.dbname.as_deref(), Some(dbname.as_str()));
+            }
+        }
+    }
+}
