@@ -58,6 +58,8 @@ macro_rules! types {
 
 types! {
 
+    postgres "postgres" => Postgres, "postgres", ["postgresql"], ["postgres", "postgresql"];
+
     redis "redis" => Redis, "redis", ["valkey"], ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix"];
 
 }
