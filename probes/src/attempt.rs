@@ -133,6 +133,8 @@ impl AsyncWrite for Stream {
 struct Record {
     open: Option<(Phase, Instant, String)>,
     phases: Vec<(Phase, Duration)>,
+    /// Whom the steps talk to, where it is not the probe's endpoint.
+    peer: Option<String>,
     server: Option<String>,
     http_status: Option<u16>,
     credential_expiry: Option<Timestamp>,
@@ -258,6 +260,12 @@ impl Attempt {
         let _ = tokio::time::timeout_at(until, farewell).await;
     }
 
+    /// From here on the steps talk to `peer`, where that is not the probe's endpoint: a token
+    /// server, the other end of a redirect. Failures name it.
+    pub fn talks_to(&mut self, peer: Option<String>) {
+        lock(&self.record).peer = peer;
+    }
+
     /// Notes the server's name and version: `PostgreSQL 15.18`.
     pub fn server(&mut self, server: impl Into<String>) {
         lock(&self.record).server = Some(server.into());
@@ -282,9 +290,12 @@ impl Attempt {
         }
     }
 
-    /// Says more about a hang-up that comes right after a handshake in which the server asked for a
-    /// certificate of ours.
-    fn blame(&self, cause: Cause) -> Cause {
+    /// Names a peer that is not the probe's endpoint, and says more about a hang-up that comes right
+    /// after a handshake in which the server asked for a certificate of ours.
+    fn blame(&self, mut cause: Cause) -> Cause {
+        if let Some(peer) = &lock(&self.record).peer {
+            cause.message = format!("`{peer}`: {}", cause.message);
+        }
         let asked = lock(&self.seen)
             .as_ref()
             .is_some_and(|seen| seen.asked_for_client_certificate);
@@ -317,6 +328,7 @@ pub async fn run(probe: &Arc<dyn Probe>, timeout: Duration, env: &Env) -> Outcom
     let record = Arc::new(Mutex::new(Record {
         open: None,
         phases: Vec::new(),
+        peer: None,
         server: None,
         http_status: None,
         credential_expiry: None,
@@ -403,10 +415,13 @@ fn panicked(phase: Option<Phase>) -> Failure {
 }
 
 fn timed_out(record: &Mutex<Record>, endpoint: &str, timeout: Duration) -> Failure {
-    let open = lock(record)
-        .open
-        .as_ref()
-        .map(|(phase, _, waiting_for)| (*phase, waiting_for.clone()));
+    let (open, peer) = {
+        let record = lock(record);
+        let open = record.open.as_ref();
+        let open = open.map(|(phase, _, waiting_for)| (*phase, waiting_for.clone()));
+        (open, record.peer.clone())
+    };
+    let endpoint = peer.as_deref().unwrap_or(endpoint);
     let phase = open.as_ref().map(|(phase, _)| *phase);
     let what = open.map_or_else(|| "the attempt did not end".to_owned(), |(_, what)| what);
     Failure {

@@ -4,6 +4,8 @@ mod address;
 mod attempt;
 mod cause;
 mod dns;
+mod http;
+mod login;
 mod outcome;
 mod probe;
 mod scrub;
