@@ -1,11 +1,19 @@
 //! What the owner wrote: one `Connection`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 
-use crate::{ConfigError, Identity, Lookup, Node, Place, Resolved, Spanned, Unresolved};
+use crate::document::Trust;
+use crate::error::Mistake;
+use crate::node::{Data, Node};
+use crate::resolve::{self, Field, Lookup, Resolved, Unresolved};
+use crate::template::{self, Part, Variable};
+use crate::value::{self, Reference, Source, Value};
+use crate::words::{nearest, quoted};
+use crate::{ConfigError, Identity, Place, Spanned};
 
 /// One `Connection` document, read but not yet resolved.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Connection {
     pub id: Identity,
     /// Where the document starts to be about this connection (its `metadata.name`).
@@ -20,14 +28,66 @@ pub struct Connection {
     pub labels: BTreeMap<String, String>,
     /// `metadata.annotations`, each with the place of its value.
     pub annotations: BTreeMap<String, Spanned<String>>,
+    pub(crate) spec: Spec,
 }
 
-/// A connection as far as it is known before any secret was read.
+/// The part of a `Connection` that a probe is made of. Every form of `spec` is read into this.
+#[derive(Clone, Default)]
+pub(crate) struct Spec {
+    pub url: Option<Value>,
+    pub username: Option<Value>,
+    pub password: Option<Value>,
+    pub secret_ref: Option<SecretRef>,
+    pub ca_cert: Option<Value>,
+    pub client_cert: Option<Value>,
+    pub client_key: Option<Value>,
+    pub insecure_skip_verify: Option<Spanned<bool>>,
+    /// A mapping, when given.
+    pub properties: Option<Node>,
+}
+
+/// `spec.secretRef`
+#[derive(Clone, Debug)]
+pub(crate) struct SecretRef {
+    pub place: Place,
+    pub name: String,
+    /// The connection's own when not given.
+    pub namespace: Option<String>,
+    /// The whole secret when not given.
+    pub key: Option<String>,
+}
+
+/// A connection as far as it is known before any reference was looked up.
 #[derive(Clone, Debug)]
 pub struct Partial {
     pub resolved: Resolved,
     /// Whether `resolved.url` is what it will be.
     pub url_is_known: bool,
+    pub(crate) unknown: HashSet<Place>,
+    pub(crate) unknown_fields: HashSet<Field>,
+}
+
+impl Partial {
+    /// Whether `field` is what it will be. An unknown user name or password is a placeholder, an
+    /// unknown URL, certificate or key is absent.
+    pub fn is_known(&self, field: Field) -> bool {
+        !self.unknown_fields.contains(&field)
+    }
+
+    /// Whether the value at `place` is a placeholder, so that a mistake there means nothing.
+    pub fn is_unknown_at(&self, place: &Place) -> bool {
+        self.unknown.contains(place)
+    }
+}
+
+impl fmt::Debug for Connection {
+    /// Who it is, and nothing that could be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("id", &self.id)
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Connection {
@@ -38,56 +98,257 @@ impl Connection {
         message: impl Into<String>,
         hint: Option<String>,
     ) -> ConfigError {
-        ConfigError {
-            place,
-            type_name: self.type_name.as_ref().map(|name| name.value.clone()),
-            connection: Some(self.id.clone()),
-            message: message.into(),
-            hint,
-        }
+        Mistake::new(&place, message).maybe_hint(hint).of(
+            self.type_name.as_ref().map(|name| name.value.clone()),
+            Some(self.id.clone()),
+        )
     }
 
     /// The lower-case scheme of a literal `url`, for a connection without `type`.
     pub fn url_scheme(&self) -> Option<String> {
-        None
+        let url = self.spec.url.as_ref()?.literal()?.trim();
+        let (scheme, _) = url.split_once("://")?;
+        let valid = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+        valid.then(|| scheme.to_ascii_lowercase())
     }
 
     /// Whether anything of it is a reference.
     pub fn needs_lookup(&self) -> bool {
-        false
+        self.spec.secret_ref.is_some() || !self.spec.references().is_empty()
     }
 
     /// Looks up the references, trims, fills the templates. `type_name` is the canonical one, for
     /// `$(type)`.
     pub fn resolve(
         &self,
-        _type_name: &str,
-        _lookup: &dyn Lookup,
+        type_name: &str,
+        lookup: &dyn Lookup,
     ) -> Result<Resolved, Vec<Unresolved>> {
-        Err(Vec::new())
+        resolve::resolve(self, type_name, lookup)
     }
 
     /// The same without looking anything up: a value that is not known yet is a placeholder, so
     /// that the rest can be judged when the definition is loaded.
-    pub fn resolve_partly(&self, _type_name: &str) -> Partial {
-        Partial {
-            resolved: Resolved {
-                id: self.id.clone(),
-                url: None,
-                username: None,
-                password: None,
-                key: None,
-                others: BTreeMap::new(),
-                ca_cert: None,
-                client_cert: None,
-                client_key: None,
-                insecure_skip_verify: None,
-                properties: Node::empty(self.place.clone()),
-                secrets: Vec::new(),
-                place: self.place.clone(),
-                places: BTreeMap::new(),
+    pub fn resolve_partly(&self, type_name: &str) -> Partial {
+        resolve::resolve_partly(self, type_name)
+    }
+
+    /// Everything that is wrong with the references and templates as they are written.
+    pub(crate) fn check(&self, trust: Trust) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        if trust == Trust::Remote {
+            for (place, reference) in self.spec.references() {
+                if reference.is_local() {
+                    mistakes.push(
+                        Mistake::new(place, "`file://` and `env://` are not read for a connection that came from the Kubernetes API")
+                            .hint("put the value into a secret: `secret://NAME/KEY`"),
+                    );
+                }
+            }
+        }
+        let mut templates = Templates {
+            spec: &self.spec,
+            mistakes: &mut mistakes,
+            open: Vec::new(),
+            chain: 0,
+            done: HashSet::new(),
+        };
+        // In the order of `resolve`, so that what is short enough here is short enough there.
+        if let Some(properties) = &self.spec.properties {
+            templates.node(properties);
+        }
+        if let Some(url) = &self.spec.url
+            && let Some(text) = url.literal()
+        {
+            templates.text(text, &url.place);
+        }
+        mistakes
+    }
+}
+
+impl Spec {
+    /// The values outside of `properties`.
+    fn values(&self) -> impl Iterator<Item = &Value> {
+        [
+            &self.url,
+            &self.username,
+            &self.password,
+            &self.ca_cert,
+            &self.client_cert,
+            &self.client_key,
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// Every reference and where it stands, but for `secretRef`.
+    pub fn references(&self) -> Vec<(&Place, Reference)> {
+        fn collect<'a>(node: &'a Node, into: &mut Vec<(&'a Place, Reference)>) {
+            if let Some(Ok(reference)) = node.text().and_then(value::reference) {
+                into.push((&node.place, reference));
+            }
+            node.children().for_each(|child| collect(child, into));
+        }
+        let mut references: Vec<(&Place, Reference)> = self
+            .values()
+            .filter_map(|value| match &value.source {
+                Source::Reference(reference) => Some((&value.place, reference.clone())),
+                Source::Literal(_) => None,
+            })
+            .collect();
+        if let Some(properties) = &self.properties {
+            collect(properties, &mut references);
+        }
+        references
+    }
+
+    /// The property that `$(properties.KEY)` names: one of that name, or `a.b` for `b` in `a`.
+    pub fn property(&self, key: &str) -> Option<&Node> {
+        let properties = self.properties.as_ref()?;
+        if let Some(node) = properties.get(key) {
+            return Some(node);
+        }
+        key.split('.')
+            .try_fold(properties, |node, part| node.get(part))
+    }
+
+    pub fn property_names(&self) -> Vec<&str> {
+        let properties = self.properties.iter();
+        properties
+            .flat_map(Node::iter)
+            .map(|(key, _, _)| key)
+            .collect()
+    }
+}
+
+/// How many properties may stand in one another's templates.
+const LONGEST_CHAIN: usize = 16;
+
+/// Follows the templates of one connection.
+struct Templates<'a> {
+    spec: &'a Spec,
+    mistakes: &'a mut Vec<Mistake>,
+    /// The properties that are being followed, to find a circle.
+    open: Vec<*const Node>,
+    chain: usize,
+    done: HashSet<*const Node>,
+}
+
+impl Templates<'_> {
+    fn node(&mut self, node: &Node) {
+        let this: *const Node = node;
+        if !self.done.insert(this) {
+            return;
+        }
+        self.open.push(this);
+        match &node.data {
+            Data::Scalar(scalar) if scalar.unknown => {}
+            Data::Scalar(scalar) => match value::reference(scalar.text.expose()) {
+                // Looked up as it is.
+                Some(Ok(_)) => {}
+                Some(Err((message, hint))) => self
+                    .mistakes
+                    .push(Mistake::new(&node.place, message).maybe_hint(hint)),
+                None => self.text(scalar.text.expose(), &node.place),
             },
-            url_is_known: false,
+            _ => node.children().for_each(|child| self.node(child)),
+        }
+        self.open.pop();
+    }
+
+    fn text(&mut self, text: &str, place: &Place) {
+        if !text.contains(['$', '{']) {
+            return;
+        }
+        if template::find_helm(&text.replace("$${{", "")).is_some() {
+            let mistake = Mistake::new(place, "a Helm template that was not rendered")
+                .hint("for the brackets themselves write `$${{`")
+                .maybe_helm();
+            self.mistakes.push(mistake);
+            return;
+        }
+        for part in template::parse(text) {
+            if let Part::Variable(name) = part
+                && let Err(mistake) = self.variable(name, place)
+            {
+                self.mistakes.push(mistake);
+            }
+        }
+    }
+
+    fn variable(&mut self, name: &str, place: &Place) -> Result<(), Mistake> {
+        let nothing = |field: &str| {
+            Mistake::new(place, format!("nothing to fill `$({field})` with"))
+                .hint(format!("give `spec.{field}` or `spec.secretRef`"))
+        };
+        match template::variable(name) {
+            Some(Variable::Username) if self.spec.username.is_none() => {
+                match self.spec.secret_ref {
+                    Some(SecretRef { key: None, .. }) => Ok(()),
+                    _ => Err(nothing("username")),
+                }
+            }
+            Some(Variable::Password)
+                if self.spec.password.is_none() && self.spec.secret_ref.is_none() =>
+            {
+                Err(nothing("password"))
+            }
+            Some(Variable::Property(key)) => self.property(key, place),
+            Some(_) => Ok(()),
+            None => {
+                let (message, hint) = template::unknown_variable(name, &self.spec.property_names());
+                Err(Mistake::new(place, message).hint(hint))
+            }
+        }
+    }
+
+    fn property(&mut self, key: &str, place: &Place) -> Result<(), Mistake> {
+        let Some(node) = self.spec.property(key) else {
+            let names = self.spec.property_names();
+            let (shown, hint) = match nearest(key, &names) {
+                Some(meant) => (
+                    format!("`$(properties.{key})`"),
+                    format!("did you mean `$(properties.{meant})`?"),
+                ),
+                None => (
+                    "a template".to_owned(),
+                    "give it under `spec.properties`".to_owned(),
+                ),
+            };
+            return Err(
+                Mistake::new(place, format!("{shown} names a property that is not there"))
+                    .hint(hint),
+            );
+        };
+        let key = quoted(key);
+        match &node.data {
+            Data::Scalar(scalar) if scalar.unknown => Ok(()),
+            Data::Scalar(scalar) if !scalar.is_null() => {
+                if self.open.contains(&std::ptr::from_ref(node)) {
+                    let message = format!("the templates go in a circle through property {key}");
+                    return Err(Mistake::new(place, message));
+                }
+                if self.chain >= LONGEST_CHAIN {
+                    let message = format!(
+                        "more than {LONGEST_CHAIN} properties stand in one another's templates"
+                    );
+                    return Err(Mistake::new(place, message));
+                }
+                self.chain += 1;
+                self.node(node);
+                self.chain -= 1;
+                Ok(())
+            }
+            _ => {
+                let found = node.describe();
+                Err(Mistake::new(
+                    place,
+                    format!("a template needs text, and property {key} is {found}"),
+                ))
+            }
         }
     }
 }

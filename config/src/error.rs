@@ -80,16 +80,55 @@ pub struct Spanned<T> {
     pub place: Place,
 }
 
-impl<'de, T: serde::Deserialize<'de>> serde::Deserialize<'de> for Spanned<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = T::deserialize(deserializer)?;
-        Ok(Self {
-            value,
-            place: Place {
-                file: "".into(),
-                line: 0,
-                column: 0,
-            },
-        })
+/// One mistake before it is known whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    pub place: Place,
+    pub message: String,
+    pub hint: Option<String>,
+    /// May come from a Helm template that was not rendered.
+    pub maybe_helm: bool,
+}
+
+impl Mistake {
+    pub fn new(place: &Place, message: impl Into<String>) -> Self {
+        Self {
+            place: place.clone(),
+            message: message.into(),
+            hint: None,
+            maybe_helm: false,
+        }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same, with a hint if there is one.
+    pub fn maybe_hint(mut self, hint: Option<String>) -> Self {
+        self.hint = hint;
+        self
+    }
+
+    pub fn maybe_helm(mut self) -> Self {
+        self.maybe_helm = true;
+        self
+    }
+
+    /// As an error of no connection.
+    pub fn alone(self) -> ConfigError {
+        self.of(None, None)
+    }
+
+    /// As an error of `connection`.
+    pub fn of(self, type_name: Option<String>, connection: Option<Identity>) -> ConfigError {
+        ConfigError {
+            place: self.place,
+            type_name,
+            connection,
+            message: self.message,
+            hint: self.hint,
+        }
     }
 }

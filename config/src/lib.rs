@@ -6,11 +6,17 @@
 
 mod closest;
 mod connection;
+mod de;
 mod document;
 mod error;
 mod node;
+mod read;
 mod resolve;
 mod secret;
+mod secrets;
+mod template;
+mod value;
+mod words;
 
 pub use closest::closest;
 pub use connection::{Connection, Partial};

@@ -1,57 +1,778 @@
 //! The located tree: YAML in which each node knows its place.
+//!
+//! The only file that names the YAML parser. It reads the parser's events into [`Node`]s and
+//! resolves aliases and merge keys on the way. What is wrong but does not break the syntax (a
+//! duplicate key, an alias without its anchor) is kept as a mistake of the node where it stands,
+//! so that one document in a `List` is judged for its own mistakes only.
+//!
+//! Work and memory are linear in the size of the text, whatever it says: nesting ends at
+//! [`MAX_DEPTH`], and all aliases of a text together may copy [`ALIAS_BUDGET`] nodes and a
+//! constant share of its size. Nothing here recurses deeper than that.
 
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, Tag};
 use serde::de::DeserializeOwned;
 
-use crate::{ConfigError, Place};
+use crate::de;
+use crate::error::Mistake;
+use crate::words::quoted;
+use crate::{ConfigError, Place, Secret};
+
+pub use crate::de::NodeError;
+
+/// How deep lists and mappings may nest. A Kubernetes object needs about twenty.
+const MAX_DEPTH: usize = 64;
+
+/// How many nodes the aliases of one text may copy, whatever its size.
+const ALIAS_BUDGET: usize = 250_000;
 
 /// A scalar, a list or a mapping, and where it stands.
+///
+/// Its values may be secret, so `Debug` shows the shape only.
 #[derive(Clone)]
 pub struct Node {
     pub place: Place,
+    pub(crate) data: Data,
+    extra: Option<Box<Extra>>,
 }
 
-/// What is wrong inside a [`Node`]. Never quotes a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeError {
+#[derive(Clone)]
+pub(crate) enum Data {
+    Scalar(Scalar),
+    Seq(Vec<Node>),
+    Map(Vec<Entry>),
+    /// Taken out after its mistake was reported, to find the next one.
+    Removed,
+}
+
+#[derive(Clone)]
+pub(crate) struct Scalar {
+    pub text: Secret,
+    /// Written without quotes, so that `true`, `1` and `null` are more than text.
+    pub plain: bool,
+    /// The value is not known yet: it came from a reference that was not looked up, or stands for
+    /// something that was already reported.
+    pub unknown: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub key: String,
     pub place: Place,
-    /// From the root of the tree, such as `properties.headers`.
-    pub path: String,
-    /// Complete: names the path where that helps.
-    pub message: String,
-    pub hint: Option<String>,
+    pub value: Node,
+}
+
+#[derive(Clone, Default)]
+struct Extra {
+    mistakes: Vec<Mistake>,
+    /// What paths in messages start with.
+    name: Option<&'static str>,
 }
 
 impl Node {
-    /// An empty mapping that stands at `place`.
-    pub(crate) fn empty(place: Place) -> Self {
-        Self { place }
-    }
-
     /// The tree as a `T`, or the first mistake.
     pub fn deserialize<T: DeserializeOwned>(&self) -> Result<T, NodeError> {
-        self.deserialize_all().map_err(|_| NodeError {
-            place: self.place.clone(),
-            path: String::new(),
-            message: "not built yet".into(),
-            hint: None,
-        })
+        de::deserialize(self)
     }
 
     /// The tree as a `T`, or every mistake in it, in the order of the file. Mistakes that hang on
-    /// a value that is not known yet (see `Connection::resolve_partly`) are left out, so the list
-    /// may be empty.
+    /// a value that is not known yet (see [`Connection::resolve_partly`]) are left out, so the
+    /// list may be empty.
+    ///
+    /// [`Connection::resolve_partly`]: crate::Connection::resolve_partly
     pub fn deserialize_all<T: DeserializeOwned>(&self) -> Result<T, Vec<NodeError>> {
-        Err(Vec::new())
+        de::deserialize_all(self)
+    }
+
+    /// The value of `key`, when this is a mapping that has it.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        self.entries()
+            .iter()
+            .find(|entry| entry.key == key)
+            .map(|entry| &entry.value)
+    }
+
+    /// The keys of a mapping, each with its place and value, in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Place, &Node)> {
+        self.entries()
+            .iter()
+            .map(|entry| (entry.key.as_str(), &entry.place, &entry.value))
+    }
+
+    /// The text of a scalar, which may be secret.
+    pub fn text(&self) -> Option<&str> {
+        match &self.data {
+            Data::Scalar(scalar) => Some(scalar.text.expose()),
+            _ => None,
+        }
+    }
+
+    /// Nothing, written as `null`, as `~` or not at all.
+    pub fn is_null(&self) -> bool {
+        matches!(&self.data, Data::Scalar(scalar) if scalar.is_null())
+    }
+
+    /// An empty mapping that stands at `place`.
+    pub(crate) fn empty(place: Place) -> Self {
+        Self::new(place, Data::Map(Vec::new()))
+    }
+
+    pub(crate) fn new(place: Place, data: Data) -> Self {
+        Self {
+            place,
+            data,
+            extra: None,
+        }
+    }
+
+    /// A scalar of which nothing is known yet.
+    pub(crate) fn unknown(place: Place) -> Self {
+        let scalar = Scalar {
+            text: Secret::default(),
+            plain: false,
+            unknown: true,
+        };
+        Self::new(place, Data::Scalar(scalar))
+    }
+
+    /// The same tree, whose paths in messages start with `name`.
+    pub(crate) fn named(mut self, name: &'static str) -> Self {
+        self.extra.get_or_insert_default().name = Some(name);
+        self
+    }
+
+    pub(crate) fn name(&self) -> Option<&'static str> {
+        self.extra.as_ref().and_then(|extra| extra.name)
+    }
+
+    pub(crate) fn entries(&self) -> &[Entry] {
+        match &self.data {
+            Data::Map(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    pub(crate) fn scalar(&self) -> Option<&Scalar> {
+        match &self.data {
+            Data::Scalar(scalar) => Some(scalar),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn children(&self) -> impl Iterator<Item = &Node> {
+        let (items, entries) = match &self.data {
+            Data::Seq(items) => (items.as_slice(), [].as_slice()),
+            Data::Map(entries) => ([].as_slice(), entries.as_slice()),
+            Data::Scalar(_) | Data::Removed => ([].as_slice(), [].as_slice()),
+        };
+        items.iter().chain(entries.iter().map(|entry| &entry.value))
+    }
+
+    /// Whether anything in the tree is not known yet.
+    pub(crate) fn has_unknown(&self) -> bool {
+        match &self.data {
+            Data::Scalar(scalar) => scalar.unknown,
+            _ => self.children().any(Node::has_unknown),
+        }
+    }
+
+    /// What the parser found wrong in this tree, in the order of the file.
+    pub(crate) fn mistakes(&self) -> Vec<Mistake> {
+        fn collect(node: &Node, into: &mut Vec<Mistake>) {
+            into.extend(node.extra.iter().flat_map(|extra| extra.mistakes.clone()));
+            node.children().for_each(|child| collect(child, into));
+        }
+        let mut mistakes = Vec::new();
+        collect(self, &mut mistakes);
+        mistakes.sort_by(|a, b| a.place.cmp(&b.place));
+        // An alias repeats the mistakes of its anchor.
+        mistakes.dedup();
+        mistakes
+    }
+
+    /// What it is, for messages: `text`, `a list`.
+    pub(crate) fn describe(&self) -> &'static str {
+        match &self.data {
+            Data::Scalar(scalar) => scalar.describe(),
+            Data::Seq(_) => "a list",
+            Data::Map(_) => "a mapping",
+            Data::Removed => "nothing",
+        }
     }
 }
 
-impl std::fmt::Debug for Node {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Node({})", self.place)
+impl Scalar {
+    pub fn is_null(&self) -> bool {
+        let text = self.text.expose();
+        self.plain && matches!(text, "" | "~" | "null" | "Null" | "NULL")
+    }
+
+    fn describe(&self) -> &'static str {
+        let text = self.text.expose();
+        if !self.plain {
+            "text"
+        } else if self.is_null() {
+            "nothing"
+        } else if de::boolean(text).is_some() {
+            "a boolean"
+        } else if de::integer(text).is_some() || de::float(text).is_some() {
+            "a number"
+        } else {
+            "text"
+        }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.data {
+            Data::Scalar(_) => f.write_str("[redacted]"),
+            Data::Seq(items) => f.debug_list().entries(items).finish(),
+            Data::Map(entries) => f
+                .debug_map()
+                .entries(entries.iter().map(|entry| (&entry.key, &entry.value)))
+                .finish(),
+            Data::Removed => f.write_str("removed"),
+        }
     }
 }
 
 /// One YAML document of settings into a `T`: strict, every mistake located.
-pub fn read_one<T: DeserializeOwned>(_file: &str, _text: &str) -> Result<T, Vec<ConfigError>> {
-    Err(Vec::new())
+///
+/// A text without any document reads like an empty mapping.
+pub fn read_one<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Vec<ConfigError>> {
+    let file: Arc<str> = file.into();
+    let mut root: Option<Node> = None;
+    let mut errors = Vec::new();
+    parse(&file, text, |document| match document {
+        Err(mistake) => errors.push(mistake.alone()),
+        Ok(node) => {
+            errors.extend(node.mistakes().into_iter().map(Mistake::alone));
+            match &root {
+                _ if node.is_null() => {}
+                None => root = Some(node),
+                Some(first) => errors.push(
+                    Mistake::new(
+                        &node.place,
+                        format!(
+                            "a second document; the first starts on line {}",
+                            first.place.line
+                        ),
+                    )
+                    .hint("settings are one document; remove the `---`")
+                    .alone(),
+                ),
+            }
+        }
+    });
+    let root = root.unwrap_or_else(|| Node::empty(place(&file, 1, 1)));
+    match root.deserialize_all() {
+        Ok(value) if errors.is_empty() => Ok(value),
+        Ok(_) => Err(errors),
+        Err(mistakes) => {
+            errors.extend(
+                mistakes
+                    .into_iter()
+                    .map(|mistake| Mistake::from(mistake).alone()),
+            );
+            errors.sort_by(|a, b| a.place.cmp(&b.place));
+            Err(errors)
+        }
+    }
+}
+
+/// Reads every document of `text` and hands each to `each`: its tree, or why it has none.
+pub(crate) fn parse(file: &Arc<str>, text: &str, mut each: impl FnMut(Result<Node, Mistake>)) {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let options = granit_parser::options! {
+        emit_unresolved_aliases: true,
+        flow_nesting_limit: MAX_DEPTH,
+        block_nesting_limit: MAX_DEPTH,
+    };
+    let mut parser = Parser::new_from_str_with_options(text, options);
+    let mut builder = Builder::new(file, text.len());
+    let mut last_error = None;
+    loop {
+        let mistake = match parser.next_event() {
+            None => return,
+            Some(Ok((event, span))) => match builder.event(event, span) {
+                Ok(None) => continue,
+                Ok(Some(root)) => {
+                    each(Ok(root));
+                    continue;
+                }
+                Err(too_deep) => too_deep,
+            },
+            Some(Err(error)) => {
+                // A parser that does not get on would report the same place for ever.
+                let index = error.marker().index();
+                if last_error.is_some_and(|last| last >= index) {
+                    return;
+                }
+                last_error = Some(index);
+                builder.syntax(&error)
+            }
+        };
+        each(Err(mistake));
+        builder.reset();
+        match parser.proceed_next_document() {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return each(Err(builder.syntax(&error))),
+        }
+    }
+}
+
+fn place(file: &Arc<str>, line: usize, column: usize) -> Place {
+    Place {
+        file: Arc::clone(file),
+        line: u32::try_from(line).unwrap_or(u32::MAX),
+        column: u32::try_from(column).unwrap_or(u32::MAX),
+    }
+}
+
+/// Builds the tree of one document at a time from the parser's events.
+struct Builder<'a> {
+    file: &'a Arc<str>,
+    /// The lists and mappings that are open, outermost first.
+    open: Vec<Open>,
+    root: Option<Built>,
+    anchors: HashMap<usize, Built>,
+    /// How many nodes aliases may still copy.
+    budget: usize,
+    /// Whether this document was already told that its aliases copy too much.
+    over_budget: bool,
+}
+
+/// A list or mapping that is not complete.
+struct Open {
+    node: Node,
+    anchor: usize,
+    size: Size,
+    slot: Slot,
+    /// Where each key of a large mapping is, to find duplicates in linear time.
+    index: HashMap<String, usize>,
+    merges: Vec<Node>,
+}
+
+/// What the next node of a mapping will be.
+enum Slot {
+    Key,
+    Value(String, Place),
+    Merge,
+    /// The value of a key that was refused.
+    Nowhere,
+}
+
+struct Built {
+    node: Node,
+    size: Size,
+}
+
+/// How much work a copy of a tree is, and how deep it goes.
+#[derive(Clone, Copy)]
+struct Size {
+    nodes: usize,
+    height: usize,
+}
+
+impl<'a> Builder<'a> {
+    fn new(file: &'a Arc<str>, text_len: usize) -> Self {
+        Self {
+            file,
+            open: Vec::new(),
+            root: None,
+            anchors: HashMap::new(),
+            budget: ALIAS_BUDGET + text_len,
+            over_budget: false,
+        }
+    }
+
+    /// Forgets the document that was being built.
+    fn reset(&mut self) {
+        self.open.clear();
+        self.root = None;
+        self.anchors.clear();
+        self.over_budget = false;
+    }
+
+    /// Takes one event; gives the tree of the document that it completes.
+    fn event(&mut self, event: Event<'_>, span: Span) -> Result<Option<Node>, Mistake> {
+        let at = place(self.file, span.start.line(), span.start.col() + 1);
+        match event {
+            Event::DocumentStart(..) => self.reset(),
+            Event::DocumentEnd => {
+                let root = self.root.take().map(|built| built.node);
+                self.reset();
+                return Ok(root);
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let plain = style == ScalarStyle::Plain
+                    && !tag
+                        .as_ref()
+                        .is_some_and(|tag| tag.is_yaml_core_schema_tag("str"));
+                let size = Size {
+                    nodes: 1 + text.len() / 32,
+                    height: 0,
+                };
+                let scalar = Scalar {
+                    text: Secret::new(text),
+                    plain,
+                    unknown: false,
+                };
+                let mut node = Node::new(at, Data::Scalar(scalar));
+                self.judge_tag(&mut node, tag.as_deref());
+                self.built(Built { node, size }, anchor);
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                self.start(Node::new(at, Data::Seq(Vec::new())), anchor, tag.as_deref())?;
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.start(Node::new(at, Data::Map(Vec::new())), anchor, tag.as_deref())?;
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.end(),
+            Event::Alias(anchor) => self.alias(anchor, at)?,
+            Event::UnresolvedAlias(_) => {
+                // The name may be the beginning of a password, so it is not quoted.
+                let mistake = Mistake::new(&at, "an alias (`*…`) without its anchor")
+                    .hint("a text that starts with `*` needs quotes");
+                self.put_unknown(at, mistake);
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn start(&mut self, mut node: Node, anchor: usize, tag: Option<&Tag>) -> Result<(), Mistake> {
+        if self.open.len() >= MAX_DEPTH {
+            return Err(too_deep(&node.place));
+        }
+        self.judge_tag(&mut node, tag);
+        self.open.push(Open {
+            node,
+            anchor,
+            size: Size {
+                nodes: 1,
+                height: 1,
+            },
+            slot: Slot::Key,
+            index: HashMap::new(),
+            merges: Vec::new(),
+        });
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        let Some(mut open) = self.open.pop() else {
+            return;
+        };
+        merge(&mut open);
+        let built = Built {
+            node: open.node,
+            size: open.size,
+        };
+        self.built(built, open.anchor);
+    }
+
+    /// A node is complete: remember it if it is anchored, and put it where it belongs.
+    fn built(&mut self, built: Built, anchor: usize) {
+        if anchor != 0 {
+            if self.afford(built.size) {
+                let copy = Built {
+                    node: built.node.clone(),
+                    size: built.size,
+                };
+                self.anchors.insert(anchor, copy);
+            } else {
+                self.anchors.remove(&anchor);
+            }
+        }
+        self.put(built);
+    }
+
+    fn alias(&mut self, anchor: usize, at: Place) -> Result<(), Mistake> {
+        let size = match self.anchors.get(&anchor) {
+            Some(target) => target.size,
+            None if self.over_budget => Size {
+                nodes: usize::MAX,
+                height: 0,
+            },
+            None => {
+                let mistake = Mistake::new(&at, "an alias inside of what it stands for");
+                self.put_unknown(at, mistake);
+                return Ok(());
+            }
+        };
+        if self.open.len() + size.height > MAX_DEPTH {
+            return Err(too_deep(&at));
+        }
+        if self.afford(size)
+            && let Some(target) = self.anchors.get(&anchor)
+        {
+            let copy = Built {
+                node: target.node.clone(),
+                size,
+            };
+            self.put(copy);
+            return Ok(());
+        }
+        if std::mem::replace(&mut self.over_budget, true) {
+            self.put(Built::unknown(at));
+        } else {
+            let mistake = Mistake::new(
+                &at,
+                format!("the aliases of this file stand for more than {ALIAS_BUDGET} values"),
+            )
+            .hint("write the values out, or split the file");
+            self.put_unknown(at, mistake);
+        }
+        Ok(())
+    }
+
+    fn afford(&mut self, size: Size) -> bool {
+        match self.budget.checked_sub(size.nodes) {
+            Some(rest) => {
+                self.budget = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Stands in for something that cannot be had and is reported once.
+    fn put_unknown(&mut self, at: Place, mistake: Mistake) {
+        let mut built = Built::unknown(at);
+        built.node.blame(mistake);
+        self.put(built);
+    }
+
+    fn put(&mut self, built: Built) {
+        let Some(open) = self.open.last_mut() else {
+            self.root = Some(built);
+            return;
+        };
+        open.size.nodes = open.size.nodes.saturating_add(built.size.nodes);
+        open.size.height = open.size.height.max(built.size.height + 1);
+        match &mut open.node.data {
+            Data::Seq(items) => items.push(built.node),
+            _ => open.put_in_mapping(built.node),
+        }
+    }
+
+    /// A tag of YAML's own may stand; any other would be ignored, which is worse than refused.
+    fn judge_tag(&self, node: &mut Node, tag: Option<&Tag>) {
+        if let Some(tag) = tag
+            && tag.is_custom()
+            && tag.original() != "!"
+        {
+            // The tag may be the beginning of a password, so it is not quoted.
+            let mistake = Mistake::new(&node.place, "a YAML tag (`!…`) that means nothing here")
+                .hint("a text that starts with `!` needs quotes");
+            node.blame(mistake);
+        }
+    }
+
+    fn syntax(&self, error: &ScanError) -> Mistake {
+        let mark = error.marker();
+        let at = place(self.file, mark.line(), mark.col() + 1);
+        syntax(&at, error.kind())
+    }
+}
+
+impl Built {
+    fn unknown(at: Place) -> Self {
+        Self {
+            node: Node::unknown(at),
+            size: Size {
+                nodes: 1,
+                height: 0,
+            },
+        }
+    }
+}
+
+impl Node {
+    fn blame(&mut self, mistake: Mistake) {
+        self.extra.get_or_insert_default().mistakes.push(mistake);
+    }
+}
+
+impl Open {
+    fn put_in_mapping(&mut self, node: Node) {
+        match std::mem::replace(&mut self.slot, Slot::Key) {
+            Slot::Key => self.slot = self.key(node),
+            Slot::Value(key, place) => self.entry(Entry {
+                key,
+                place,
+                value: node,
+            }),
+            Slot::Merge => self.merges.push(node),
+            Slot::Nowhere => {}
+        }
+    }
+
+    fn key(&mut self, node: Node) -> Slot {
+        let Data::Scalar(scalar) = &node.data else {
+            let mistake = Mistake::new(&node.place, format!("{} as a key", node.describe()))
+                .hint("a key is plain text; a text that starts with `{` or `[` needs quotes")
+                .maybe_helm();
+            self.node.blame(mistake);
+            return Slot::Nowhere;
+        };
+        if let Some(extra) = &node.extra {
+            for mistake in &extra.mistakes {
+                self.node.blame(mistake.clone());
+            }
+        }
+        if scalar.unknown {
+            return Slot::Nowhere;
+        }
+        let key = scalar.text.expose();
+        if scalar.plain && key == "<<" {
+            return Slot::Merge;
+        }
+        if let Some(first) = self.find(key) {
+            let message = format!(
+                "duplicate key {}, first on line {}",
+                quoted(key),
+                first.line
+            );
+            self.node.blame(Mistake::new(&node.place, message));
+            return Slot::Nowhere;
+        }
+        Slot::Value(key.to_owned(), node.place)
+    }
+
+    fn entry(&mut self, entry: Entry) {
+        let Data::Map(entries) = &mut self.node.data else {
+            return;
+        };
+        // Small mappings are searched, large ones looked up.
+        const SMALL: usize = 16;
+        if entries.len() == SMALL {
+            let keys = entries.iter().enumerate();
+            self.index = keys.map(|(at, entry)| (entry.key.clone(), at)).collect();
+        }
+        if entries.len() >= SMALL {
+            self.index.insert(entry.key.clone(), entries.len());
+        }
+        entries.push(entry);
+    }
+
+    /// Where `key` was given already.
+    fn find(&self, key: &str) -> Option<&Place> {
+        let entries = self.node.entries();
+        let found = match self.index.is_empty() {
+            true => entries.iter().find(|entry| entry.key == key),
+            false => self.index.get(key).map(|at| &entries[*at]),
+        };
+        found.map(|entry| &entry.place)
+    }
+}
+
+/// Adds what `<<` brings: own keys win, and of several mappings the earlier.
+fn merge(open: &mut Open) {
+    for merged in std::mem::take(&mut open.merges) {
+        let sources = match merged.data {
+            Data::Seq(items) => items,
+            _ => vec![merged],
+        };
+        for source in sources {
+            for mistake in source.extra.iter().flat_map(|extra| &extra.mistakes) {
+                open.node.blame(mistake.clone());
+            }
+            match source.data {
+                Data::Map(entries) => {
+                    for entry in entries {
+                        if open.find(&entry.key).is_none() {
+                            open.entry(entry);
+                        }
+                    }
+                }
+                Data::Scalar(scalar) if scalar.unknown => {}
+                _ => {
+                    let found = source.describe();
+                    let message = format!("`<<` merges mappings, found {found}");
+                    open.node.blame(Mistake::new(&source.place, message));
+                }
+            }
+        }
+    }
+}
+
+fn too_deep(at: &Place) -> Mistake {
+    Mistake::new(at, format!("nested deeper than {MAX_DEPTH} levels"))
+}
+
+/// The parser's complaint in the words of the person who wrote the text.
+fn syntax(at: &Place, kind: &ErrorKind) -> Mistake {
+    use ErrorKind as K;
+    let (message, hint) = match kind {
+        K::RecursionLimitExceeded => return too_deep(at),
+        K::TabNotAllowed
+        | K::TabInBlockIndentation
+        | K::TabInIndentation
+        | K::TabAtBlockScalarStart
+        | K::TabInPlainScalar => (
+            "a tab where only spaces may stand".to_owned(),
+            "YAML is indented with spaces",
+        ),
+        K::UnclosedQuotedScalar | K::DocumentIndicatorInQuotedScalar => (
+            "a quote is not closed".to_owned(),
+            "a quote inside a quoted text is written `\\\"` in double quotes, `''` in single ones",
+        ),
+        K::InvalidTrailingSingleQuotedScalar | K::InvalidTrailingDoubleQuotedScalar => (
+            "text behind a closing quote".to_owned(),
+            "a quote inside a quoted text is written `\\\"` in double quotes, `''` in single ones",
+        ),
+        K::UnclosedFlowCollection { open } => (
+            format!("`{open}` is not closed"),
+            "a text that starts with `{` or `[` needs quotes",
+        ),
+        K::UnexpectedEofFlowSequence => (
+            "`[` is not closed".to_owned(),
+            "a text that starts with `[` needs quotes",
+        ),
+        K::UnexpectedEofFlowMapping | K::UnexpectedEofImplicitFlowMapping => (
+            "`{` is not closed".to_owned(),
+            "a text that starts with `{` needs quotes",
+        ),
+        K::ExpectedFlowMappingSeparator | K::ExpectedFlowSequenceSeparator => (
+            "expected `,` or a closing bracket".to_owned(),
+            "a text that starts with `{` or `[` needs quotes",
+        ),
+        K::MisplacedFlowCollectionEnd | K::MismatchedFlowCollectionEnd { .. } => (
+            "a closing bracket that was not opened".to_owned(),
+            "a text that contains brackets may need quotes",
+        ),
+        K::MappingValueNotAllowed | K::MappingKeyNotAllowed | K::InvalidColonPlacement => (
+            "`:` is not expected here".to_owned(),
+            "is the line indented like its neighbours? a text that contains `: ` needs quotes",
+        ),
+        K::SimpleKeyExpected | K::InvalidSimpleKey | K::ExpectedBlockMappingKey => (
+            "expected `key: value`".to_owned(),
+            "is the line indented like its neighbours, with a `:` and a space behind the key?",
+        ),
+        K::InvalidIndentation | K::InvalidBlockScalarIndent | K::InvalidQuotedScalarIndent => (
+            "wrong indentation".to_owned(),
+            "indent the line like its neighbours",
+        ),
+        K::UnknownQuotedScalarEscape => (
+            "an unknown `\\` escape in double quotes".to_owned(),
+            "write `\\\\` for a backslash, or use single quotes",
+        ),
+        // The character may be the first of a password, so it is not quoted.
+        K::UnexpectedCharacter { .. } => (
+            "a character that cannot start a text".to_owned(),
+            "a text that starts with `@`, `` ` `` or `%` needs quotes",
+        ),
+        K::Custom(_) | K::InputIo { .. } | K::InputDecoding { .. } => {
+            return Mistake::new(at, "not valid YAML");
+        }
+        other => return Mistake::new(at, format!("not valid YAML: {other}")).maybe_helm(),
+    };
+    Mistake::new(at, message).hint(hint).maybe_helm()
 }

@@ -1,14 +1,40 @@
 //! References to values: look up, trim, fill the templates.
+//!
+//! Who wins: a secret's `username` and `password` over those of `spec`; the `url` and the
+//! certificates of `spec` over those of a whole secret, which may carry others' (a CA for its own
+//! purposes, the address of another replica). A `secretRef` whose `key` is named like a URL is the
+//! URL, whatever `spec` says: it was asked for by name.
+//!
+//! `url`, `username`, `password` and the one value of a `secretRef` with `key` are trimmed; other
+//! values from references lose line breaks at their end, since a secret made from a file has one.
+//! An empty one counts as not given. Templates are filled in `url`, also in one that came from a
+//! reference (where an unknown name is left alone), and in the literal texts of `properties`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::{Identity, Node, Place, Secret};
+use crate::connection::{Connection, Partial, SecretRef};
+use crate::node::{Data, Entry, Node, Scalar};
+use crate::secrets::Secrets;
+use crate::template::{self, Kind, Part, Variable};
+use crate::value::{self, Reference, Source, Value};
+use crate::words::listed;
+use crate::{Identity, Place, Secret};
 
 /// What a reference points at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RefKind {
     Secret,
     ConfigMap,
+}
+
+impl RefKind {
+    /// What messages call it.
+    pub(crate) fn noun(self) -> &'static str {
+        match self {
+            Self::Secret => "secret",
+            Self::ConfigMap => "config map",
+        }
+    }
 }
 
 /// Where values are looked for; the daemon supplies it.
@@ -119,4 +145,609 @@ impl Resolved {
     pub fn place_of(&self, field: Field) -> Place {
         self.places.get(&field).unwrap_or(&self.place).clone()
     }
+}
+
+/// Keys of a whole secret that mean the same, first one first.
+const USERNAME: [&str; 2] = ["username", "user"];
+const PASSWORD: [&str; 1] = ["password"];
+const URL: [&str; 3] = ["url", "uri", "dsn"];
+const CA_CERT: [&str; 1] = ["ca.crt"];
+const CLIENT_CERT: [&str; 1] = ["tls.crt"];
+const CLIENT_KEY: [&str; 1] = ["tls.key"];
+
+/// Further keys that some type reads from a whole secret.
+const TYPES_OWN: [&str; 8] = [
+    "token",
+    "bearer",
+    "apiKey",
+    "api-key",
+    "clientSecret",
+    "client-secret",
+    "kubeconfig",
+    "credentials",
+];
+
+/// Whether the key of a `secretRef` is named like a URL.
+fn names_url(key: &str) -> bool {
+    URL.contains(&key) || key == "connection-string"
+}
+
+/// What all templates of a connection together may become: far more than any body or query, and
+/// far less than `$(properties.a)$(properties.a)…` could grow to.
+const MOST_FILLED: usize = 1 << 20;
+
+pub(crate) fn resolve(
+    connection: &Connection,
+    type_name: &str,
+    lookup: &dyn Lookup,
+) -> Result<Resolved, Vec<Unresolved>> {
+    let mut run = Run::new(connection, type_name, Some(lookup));
+    let resolved = run.run();
+    match run.unresolved.is_empty() {
+        true => Ok(resolved),
+        false => Err(run.unresolved),
+    }
+}
+
+pub(crate) fn resolve_partly(connection: &Connection, type_name: &str) -> Partial {
+    let mut run = Run::new(connection, type_name, None);
+    let resolved = run.run();
+    Partial {
+        resolved,
+        url_is_known: !run.unknown_fields.contains(&Field::Url),
+        unknown: run.unknown,
+        unknown_fields: run.unknown_fields,
+    }
+}
+
+/// A value that was asked for.
+#[derive(Clone)]
+enum Got {
+    Nothing,
+    Value(Secret),
+    /// Behind a reference that was not, or could not be, looked up.
+    Unknown,
+}
+
+impl Got {
+    fn of(value: Option<Secret>) -> Self {
+        match value.filter(|value| !value.is_empty()) {
+            Some(value) => Self::Value(value),
+            None => Self::Nothing,
+        }
+    }
+
+    fn or(self, other: impl FnOnce() -> Self) -> Self {
+        match self {
+            Self::Nothing => other(),
+            got => got,
+        }
+    }
+
+    fn trimmed(self) -> Self {
+        match self {
+            Self::Value(value) => Self::of(Some(value.trimmed())),
+            got => got,
+        }
+    }
+
+    fn value(&self) -> Option<Secret> {
+        match self {
+            Self::Value(value) => Some(value.clone()),
+            Self::Nothing | Self::Unknown => None,
+        }
+    }
+
+    fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown)
+    }
+}
+
+/// One resolution of one connection.
+struct Run<'a> {
+    connection: &'a Connection,
+    type_name: &'a str,
+    lookup: Option<&'a dyn Lookup>,
+    /// The secrets and config maps that are referred to; `None` for one that was not found.
+    objects: HashMap<(RefKind, Identity), Option<Found>>,
+    username: Got,
+    password: Got,
+    key: Got,
+    /// The texts of properties whose templates were filled; `None` for one that is not known.
+    filled: HashMap<*const Node, Option<String>>,
+    filled_len: usize,
+    unresolved: Vec<Unresolved>,
+    unknown: HashSet<Place>,
+    unknown_fields: HashSet<Field>,
+    secrets: Secrets,
+}
+
+impl<'a> Run<'a> {
+    fn new(connection: &'a Connection, type_name: &'a str, lookup: Option<&'a dyn Lookup>) -> Self {
+        Self {
+            connection,
+            type_name,
+            lookup,
+            objects: HashMap::new(),
+            username: Got::Nothing,
+            password: Got::Nothing,
+            key: Got::Nothing,
+            filled: HashMap::new(),
+            filled_len: 0,
+            unresolved: Vec::new(),
+            unknown: HashSet::new(),
+            unknown_fields: HashSet::new(),
+            secrets: Secrets::default(),
+        }
+    }
+
+    fn run(&mut self) -> Resolved {
+        let spec = &self.connection.spec;
+        self.find_objects();
+        let mut whole = self.secret_ref();
+        let take = |keys: &[&str], whole: &mut Whole| match whole {
+            Whole::Unknown => Got::Unknown,
+            Whole::Values(values) => Got::of(keys.iter().find_map(|key| values.remove(*key))),
+        };
+
+        // The secret wins over `spec`, which is still looked at for its mistakes.
+        let username = self.value(spec.username.as_ref()).trimmed();
+        self.username = take(&USERNAME, &mut whole).trimmed().or(|| username);
+        let password = self.value(spec.password.as_ref()).trimmed();
+        self.password = take(&PASSWORD, &mut whole).trimmed().or(|| password);
+
+        let mut fields = BTreeMap::new();
+        for (field, value, keys) in [
+            (Field::CaCert, &spec.ca_cert, CA_CERT),
+            (Field::ClientCert, &spec.client_cert, CLIENT_CERT),
+            (Field::ClientKey, &spec.client_key, CLIENT_KEY),
+        ] {
+            let given = self.value(value.as_ref());
+            let carried = take(&keys, &mut whole);
+            fields.insert(field, given.or(|| carried));
+        }
+        // One without the other would look like a mistake.
+        if [Field::ClientCert, Field::ClientKey]
+            .iter()
+            .any(|field| fields[field].is_unknown())
+        {
+            fields.insert(Field::ClientCert, Got::Unknown);
+            fields.insert(Field::ClientKey, Got::Unknown);
+        }
+
+        let properties = match &spec.properties {
+            Some(properties) => self.properties(properties),
+            None => Node::empty(self.connection.place.clone()),
+        };
+        let carried = take(&URL, &mut whole).trimmed();
+        let url = self.url(carried);
+        fields.insert(Field::Url, url);
+        fields.insert(Field::Username, self.username.clone());
+        fields.insert(Field::Password, self.password.clone());
+        fields.insert(Field::SecretRef, self.key.clone());
+        let unknown = fields.iter().filter(|(_, got)| got.is_unknown());
+        self.unknown_fields = unknown.map(|(field, _)| *field).collect();
+
+        let others = match whole {
+            Whole::Values(values) => values,
+            Whole::Unknown => BTreeMap::new(),
+        };
+        let value = |field: Field| fields[&field].value();
+        // Something must stand for these: whether they are there is part of what is judged.
+        let placeholder = |field: Field| match &fields[&field] {
+            Got::Unknown => Some(Secret::new("unknown")),
+            got => got.value(),
+        };
+        let mut resolved = Resolved {
+            id: self.connection.id.clone(),
+            url: value(Field::Url),
+            username: placeholder(Field::Username),
+            password: placeholder(Field::Password),
+            key: placeholder(Field::SecretRef),
+            others,
+            ca_cert: value(Field::CaCert),
+            client_cert: value(Field::ClientCert),
+            client_key: value(Field::ClientKey),
+            insecure_skip_verify: spec.insecure_skip_verify.as_ref().map(|skip| skip.value),
+            properties: properties.named("properties"),
+            secrets: Vec::new(),
+            place: self.connection.place.clone(),
+            places: places(self.connection),
+        };
+        if self.lookup.is_some() || self.unknown_fields.is_empty() {
+            let secrets = std::mem::take(&mut self.secrets);
+            resolved.secrets = secrets.of(self.connection, self.type_name, &resolved);
+        }
+        resolved
+    }
+
+    /// Looks up each secret and config map once, for all keys that are wanted of it.
+    fn find_objects(&mut self) {
+        let connection = self.connection;
+        let Some(lookup) = self.lookup else {
+            return;
+        };
+        let mut wanted: BTreeMap<(RefKind, Identity), (&Place, BTreeSet<&str>)> = BTreeMap::new();
+        let references = connection.spec.references();
+        for (place, reference) in &references {
+            if let Reference::Key { kind, name, key } = reference {
+                let id = own(connection, name);
+                let entry = wanted.entry((*kind, id));
+                entry.or_insert((place, BTreeSet::new())).1.insert(key);
+            }
+        }
+        if let Some(secret) = &connection.spec.secret_ref {
+            let id = secret_id(connection, secret);
+            let entry = wanted.entry((RefKind::Secret, id));
+            let keys = &mut entry.or_insert((&secret.place, BTreeSet::new())).1;
+            match &secret.key {
+                Some(key) => {
+                    keys.insert(key);
+                }
+                None => keys.extend(
+                    [
+                        &USERNAME[..],
+                        &PASSWORD,
+                        &URL,
+                        &CA_CERT,
+                        &CLIENT_CERT,
+                        &CLIENT_KEY,
+                        &TYPES_OWN,
+                    ]
+                    .into_iter()
+                    .flatten(),
+                ),
+            }
+        }
+        for ((kind, id), (place, keys)) in wanted {
+            let keys: Vec<&str> = keys.into_iter().collect();
+            let found = match lookup.find(kind, &id.namespace, &id.name, &keys) {
+                Ok(found) => Some(found),
+                Err(problem) => {
+                    let what = format!("{} `{id}`", kind.noun());
+                    self.unresolved.push(not_found(place, &what, &problem));
+                    None
+                }
+            };
+            self.objects.insert((kind, id), found);
+        }
+    }
+
+    /// What `secretRef` brings. The one value of a `key` is kept aside.
+    fn secret_ref(&mut self) -> Whole {
+        let connection = self.connection;
+        let Some(secret) = &connection.spec.secret_ref else {
+            return Whole::Values(BTreeMap::new());
+        };
+        let id = secret_id(connection, secret);
+        let Some(key) = &secret.key else {
+            return match self.objects.get(&(RefKind::Secret, id)) {
+                Some(Some(found)) => {
+                    self.secrets.extend(found.values.values());
+                    let values = found.values.iter();
+                    let values =
+                        values.map(|(key, value)| (key.clone(), without_line_break(value)));
+                    Whole::Values(values.collect())
+                }
+                _ => Whole::Unknown,
+            };
+        };
+        let got = self.key(RefKind::Secret, id, key, &secret.place);
+        if let Got::Value(value) = &got {
+            self.secrets.add(value);
+        }
+        self.key = got.trimmed();
+        Whole::Values(BTreeMap::new())
+    }
+
+    fn key(&mut self, kind: RefKind, id: Identity, key: &str, place: &Place) -> Got {
+        let object = (kind, id);
+        let Some(Some(found)) = self.objects.get(&object) else {
+            return Got::Unknown;
+        };
+        if let Some(value) = found.values.get(key) {
+            return Got::Value(value.clone());
+        }
+        let keys: Vec<&String> = found.values.keys().collect();
+        let rest = match keys.as_slice() {
+            [] => "it is empty".to_owned(),
+            keys => format!("it has {}", listed(keys)),
+        };
+        let (kind, id) = object;
+        self.unresolved.push(Unresolved {
+            place: place.clone(),
+            message: format!("{} `{id}` has no key `{key}`; {rest}", kind.noun()),
+            hint: Some(format!("found in {}", found.source)),
+        });
+        Got::Unknown
+    }
+
+    /// Follows a reference.
+    fn reference(&mut self, reference: &Reference, place: &Place) -> Got {
+        let got = match reference {
+            Reference::Key { kind, name, key } => {
+                self.key(*kind, own(self.connection, name), key, place)
+            }
+            Reference::File(path) => match self.lookup.map(|lookup| lookup.file(path)) {
+                Some(Ok(value)) => Got::Value(value),
+                Some(Err(problem)) => {
+                    let what = format!("file `{path}`");
+                    self.unresolved.push(not_found(place, &what, &problem));
+                    Got::Unknown
+                }
+                None => Got::Unknown,
+            },
+            Reference::Env(name) => match self.lookup.map(|lookup| lookup.env(name)) {
+                Some(Ok(value)) => Got::Value(value),
+                Some(Err(problem)) => {
+                    let what = format!("environment variable `{name}`");
+                    self.unresolved.push(not_found(place, &what, &problem));
+                    Got::Unknown
+                }
+                None => Got::Unknown,
+            },
+        };
+        match got {
+            Got::Value(value) => {
+                let value = without_line_break(&value);
+                if reference.is_secret() {
+                    self.secrets.add(&value);
+                }
+                Got::Value(value)
+            }
+            got => {
+                self.unknown.insert(place.clone());
+                got
+            }
+        }
+    }
+
+    /// A field of `spec`.
+    fn value(&mut self, value: Option<&Value>) -> Got {
+        match value {
+            None => Got::Nothing,
+            Some(Value {
+                source: Source::Literal(text),
+                ..
+            }) => Got::of(Some(text.clone())),
+            Some(Value {
+                source: Source::Reference(reference),
+                place,
+            }) => self.reference(reference, place),
+        }
+    }
+
+    /// The URL, its templates filled. `carried`: what a whole secret has.
+    fn url(&mut self, carried: Got) -> Got {
+        let connection = self.connection;
+        let secret = connection.spec.secret_ref.as_ref();
+        let given = match (
+            secret.and_then(|secret| secret.key.as_deref()),
+            &connection.spec.url,
+        ) {
+            (Some(key), url) if names_url(key) => {
+                // Looked at for its mistakes only.
+                self.value(url.as_ref());
+                std::mem::replace(&mut self.key, Got::Nothing)
+            }
+            (_, url) => self.value(url.as_ref()).trimmed(),
+        };
+        let literal = connection.spec.url.as_ref().and_then(Value::literal);
+        let got = given.or(|| carried);
+        let Got::Value(text) = got else {
+            return got;
+        };
+        let place = match (&connection.spec.url, secret) {
+            (Some(url), _) => url.place.clone(),
+            (None, Some(secret)) => secret.place.clone(),
+            (None, None) => connection.place.clone(),
+        };
+        let own_text = literal.is_some_and(|literal| literal.trim() == text.expose());
+        let parts = match own_text {
+            true => template::parse(text.expose()),
+            false => template::parse_known(text.expose(), |name| match template::variable(name) {
+                Some(Variable::Property(key)) => connection.spec.property(key).is_some(),
+                Some(_) => true,
+                None => false,
+            }),
+        };
+        match self.fill(&parts, Kind::Url, &place) {
+            Some(text) => Got::of(Some(Secret::new(text))),
+            None => Got::Unknown,
+        }
+    }
+
+    fn properties(&mut self, node: &Node) -> Node {
+        let data = match &node.data {
+            Data::Scalar(_) => return self.property(node),
+            Data::Seq(items) => Data::Seq(items.iter().map(|item| self.properties(item)).collect()),
+            Data::Map(entries) => {
+                let entries = entries.iter().map(|entry| Entry {
+                    key: entry.key.clone(),
+                    place: entry.place.clone(),
+                    value: self.properties(&entry.value),
+                });
+                Data::Map(entries.collect())
+            }
+            Data::Removed => Data::Removed,
+        };
+        Node::new(node.place.clone(), data)
+    }
+
+    /// A scalar among the properties. One without reference or template stays what it is.
+    fn property(&mut self, node: &Node) -> Node {
+        let text = node.text().unwrap_or_default();
+        let special = text.contains(['$', '{']) || value::reference(text).is_some();
+        if !special || node.is_null() {
+            return node.clone();
+        }
+        match self.property_text(node) {
+            Some(text) => {
+                let scalar = Scalar {
+                    text: Secret::new(text),
+                    plain: false,
+                    unknown: false,
+                };
+                Node::new(node.place.clone(), Data::Scalar(scalar))
+            }
+            None => {
+                self.unknown.insert(node.place.clone());
+                Node::unknown(node.place.clone())
+            }
+        }
+    }
+
+    fn property_text(&mut self, node: &Node) -> Option<String> {
+        let this: *const Node = node;
+        if let Some(known) = self.filled.get(&this) {
+            return known.clone();
+        }
+        let text = node.text()?;
+        let filled = match value::reference(text) {
+            Some(Ok(reference)) => {
+                let got = self.reference(&reference, &node.place);
+                got.value().map(|value| value.expose().to_owned())
+            }
+            _ => self.fill(&template::parse(text), Kind::Property, &node.place),
+        };
+        self.filled.insert(this, filled.clone());
+        filled
+    }
+
+    fn fill(&mut self, parts: &[Part<'_>], kind: Kind, place: &Place) -> Option<String> {
+        let filled = template::fill(parts, kind, |name| {
+            let value = self.variable(name, place)?;
+            self.filled_len += value.len();
+            (self.filled_len <= MOST_FILLED).then_some(value)
+        });
+        if self.filled_len > MOST_FILLED {
+            let message = "the templates of this connection fill to more than 1 MiB";
+            if !self
+                .unresolved
+                .iter()
+                .any(|unresolved| unresolved.message == message)
+            {
+                self.unresolved.push(Unresolved {
+                    place: place.clone(),
+                    message: message.to_owned(),
+                    hint: None,
+                });
+            }
+        }
+        filled
+    }
+
+    fn variable(&mut self, name: &str, place: &Place) -> Option<String> {
+        let connection = self.connection;
+        match template::variable(name)? {
+            Variable::Name => Some(connection.id.name.clone()),
+            Variable::Namespace => Some(connection.id.namespace.clone()),
+            Variable::Type => Some(self.type_name.to_owned()),
+            Variable::Username => self.credential(self.username.clone(), "username", place),
+            Variable::Password => {
+                // The one value of a secret is what a template can mean by it.
+                let password = self.password.clone().or(|| self.key.clone());
+                self.credential(password, "password", place)
+            }
+            Variable::Property(key) => self.property_text(connection.spec.property(key)?),
+        }
+    }
+
+    fn credential(&mut self, got: Got, name: &str, place: &Place) -> Option<String> {
+        match got {
+            Got::Value(value) => Some(value.expose().to_owned()),
+            Got::Unknown => None,
+            Got::Nothing => {
+                let connection = self.connection;
+                let secret = connection.spec.secret_ref.as_ref();
+                let hint = secret.map(|secret| {
+                    let id = secret_id(connection, secret);
+                    format!("secret `{id}` has no `{name}`, and `spec.{name}` is empty")
+                });
+                self.unresolved.push(Unresolved {
+                    place: place.clone(),
+                    message: format!("nothing to fill `$({name})` with"),
+                    hint,
+                });
+                None
+            }
+        }
+    }
+}
+
+/// The values of a `secretRef` without `key`.
+enum Whole {
+    Values(BTreeMap<String, Secret>),
+    Unknown,
+}
+
+fn own(connection: &Connection, name: &str) -> Identity {
+    Identity {
+        namespace: connection.id.namespace.clone(),
+        name: name.to_owned(),
+    }
+}
+
+fn secret_id(connection: &Connection, secret: &SecretRef) -> Identity {
+    let mut id = own(connection, &secret.name);
+    if let Some(namespace) = &secret.namespace {
+        id.namespace.clone_from(namespace);
+    }
+    id
+}
+
+fn not_found(place: &Place, what: &str, problem: &NotFound) -> Unresolved {
+    let message = match &problem.detail {
+        Some(detail) => format!("{what}: {detail}"),
+        None => format!("{what} was not found"),
+    };
+    let hint = match problem.looked_in.as_slice() {
+        [] => None,
+        places => Some(format!("looked in: {}", places.join(", "))),
+    };
+    Unresolved {
+        place: place.clone(),
+        message,
+        hint,
+    }
+}
+
+fn without_line_break(value: &Secret) -> Secret {
+    Secret::new(value.expose().trim_end_matches(['\n', '\r']))
+}
+
+fn places(connection: &Connection) -> BTreeMap<Field, Place> {
+    let spec = &connection.spec;
+    let value = |value: &Option<Value>| value.as_ref().map(|value| value.place.clone());
+    [
+        (
+            Field::Type,
+            connection.type_name.as_ref().map(|name| name.place.clone()),
+        ),
+        (Field::Url, value(&spec.url)),
+        (Field::Username, value(&spec.username)),
+        (Field::Password, value(&spec.password)),
+        (
+            Field::SecretRef,
+            spec.secret_ref.as_ref().map(|secret| secret.place.clone()),
+        ),
+        (Field::CaCert, value(&spec.ca_cert)),
+        (Field::ClientCert, value(&spec.client_cert)),
+        (Field::ClientKey, value(&spec.client_key)),
+        (
+            Field::InsecureSkipVerify,
+            spec.insecure_skip_verify
+                .as_ref()
+                .map(|skip| skip.place.clone()),
+        ),
+        (
+            Field::Properties,
+            spec.properties
+                .as_ref()
+                .map(|properties| properties.place.clone()),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(field, place)| Some((field, place?)))
+    .collect()
 }

@@ -1,0 +1,278 @@
+//! Reading fields out of a [`Node`] while collecting every mistake.
+
+use std::collections::BTreeMap;
+
+use crate::error::Mistake;
+use crate::node::{Data, Node};
+use crate::value::{self, Source, Value};
+use crate::words::{quoted, suggestion};
+use crate::{Place, RefKind, Secret, Spanned, de};
+
+/// Collects what is wrong.
+#[derive(Default)]
+pub(crate) struct Reader {
+    pub mistakes: Vec<Mistake>,
+}
+
+impl Reader {
+    pub fn blame(&mut self, mistake: Mistake) {
+        self.mistakes.push(mistake);
+    }
+
+    fn expected(&mut self, node: &Node, path: &str, expected: &str) {
+        // What could not be read was reported where it stands.
+        if !node.scalar().is_some_and(|scalar| scalar.unknown) {
+            let message = format!("`{path}`: expected {expected}, found {}", node.describe());
+            self.blame(Mistake::new(&node.place, message));
+        }
+    }
+
+    /// A mapping; nothing when it is null or, with a mistake, something else.
+    pub fn mapping<'a>(&mut self, node: Option<&'a Node>, path: &str) -> Option<&'a Node> {
+        let node = node.filter(|node| !node.is_null())?;
+        if matches!(node.data, Data::Map(_)) {
+            return Some(node);
+        }
+        self.expected(node, path, "a mapping");
+        None
+    }
+
+    /// Reports the fields of a mapping that are not `known`. `renamed`: what others call ours.
+    pub fn known_fields(
+        &mut self,
+        node: &Node,
+        path: &str,
+        known: &[&str],
+        renamed: &[(&str, &str)],
+    ) {
+        for (key, place, _) in node.iter() {
+            if known.contains(&key) {
+                continue;
+            }
+            let hint = match renamed
+                .iter()
+                .find(|(other, _)| other.eq_ignore_ascii_case(key))
+            {
+                Some((_, ours)) => Some(format!("did you mean `{ours}`?")),
+                None => suggestion(key, known),
+            };
+            let message = match path {
+                "" => format!("unknown field {}", quoted(key)),
+                _ => format!("unknown field {} in `{path}`", quoted(key)),
+            };
+            self.blame(Mistake::new(place, message).maybe_hint(hint));
+        }
+    }
+
+    /// Text; a number or boolean is text too.
+    pub fn text(&mut self, node: Option<&Node>, path: &str) -> Option<String> {
+        let node = node.filter(|node| !node.is_null())?;
+        match node.scalar() {
+            Some(scalar) if scalar.unknown => None,
+            Some(scalar) => Some(scalar.text.expose().to_owned()),
+            None => {
+                self.expected(node, path, "text");
+                None
+            }
+        }
+    }
+
+    /// A mapping of texts, such as labels.
+    pub fn texts(&mut self, node: Option<&Node>, path: &str) -> BTreeMap<String, Spanned<String>> {
+        let mut texts = BTreeMap::new();
+        let Some(node) = self.mapping(node, path) else {
+            return texts;
+        };
+        for (key, _, value) in node.iter() {
+            let place = value.place.clone();
+            let path = format!("{path}.{}", quoted(key).trim_matches('`'));
+            // Nothing is an empty text: the key is what counts.
+            let text = match value.is_null() {
+                true => Some(String::new()),
+                false => self.text(Some(value), &path),
+            };
+            if let Some(value) = text {
+                texts.insert(key.to_owned(), Spanned { value, place });
+            }
+        }
+        texts
+    }
+
+    pub fn boolean(&mut self, node: Option<&Node>, path: &str) -> Option<Spanned<bool>> {
+        let node = node.filter(|node| !node.is_null())?;
+        match node.deserialize() {
+            Ok(value) => Some(Spanned {
+                value,
+                place: node.place.clone(),
+            }),
+            Err(de::NodeError { message, hint, .. }) => {
+                if !node.has_unknown() {
+                    let message = format!("`{path}`: {message}");
+                    self.blame(Mistake::new(&node.place, message).maybe_hint(hint));
+                }
+                None
+            }
+        }
+    }
+
+    /// A text, a reference, `{value: …}` or `{valueFrom: …}`.
+    pub fn value(&mut self, node: Option<&Node>, path: &str) -> Option<Value> {
+        let node = node.filter(|node| !node.is_null())?;
+        match &node.data {
+            Data::Scalar(scalar) if scalar.unknown => None,
+            Data::Scalar(scalar) => self.text_value(&scalar.text, &node.place, path),
+            Data::Map(_) => self.value_object(node, path),
+            _ => {
+                self.expected(node, path, "text");
+                None
+            }
+        }
+    }
+
+    fn text_value(&mut self, text: &Secret, place: &Place, path: &str) -> Option<Value> {
+        let source = match value::reference(text.expose()) {
+            None => Source::Literal(text.clone()),
+            Some(Ok(reference)) => Source::Reference(reference),
+            Some(Err((message, hint))) => {
+                let message = format!("`{path}`: {message}");
+                self.blame(Mistake::new(place, message).maybe_hint(hint));
+                return None;
+            }
+        };
+        Some(Value {
+            place: place.clone(),
+            source,
+        })
+    }
+
+    fn value_object(&mut self, node: &Node, path: &str) -> Option<Value> {
+        const FORM: &str = "write the text itself, `secret://NAME/KEY`, or `valueFrom: {secretKeyRef: {name: …, key: …}}`";
+        // A password in braces is read as such a mapping, so its keys are not quoted.
+        let known = |key: &str| matches!(key, "value" | "valueFrom");
+        if let Some((_, place, _)) = node.iter().find(|(key, _, _)| !known(key)) {
+            let message =
+                format!("`{path}`: expected text, or a mapping of `value` or `valueFrom`");
+            let hint = "a text that starts with `{` needs quotes";
+            self.blame(Mistake::new(place, message).hint(hint).maybe_helm());
+            return None;
+        }
+        match (node.get("value"), node.get("valueFrom")) {
+            (Some(_), Some(from)) => {
+                let message = format!("`{path}`: both `value` and `valueFrom`");
+                self.blame(Mistake::new(&from.place, message).hint("keep one of them"));
+                None
+            }
+            (Some(value), None) if value.scalar().is_some() => self.value(Some(value), path),
+            (Some(value), None) => {
+                self.expected(value, &format!("{path}.value"), "text");
+                None
+            }
+            (None, Some(from)) => self.value_from(from, &format!("{path}.valueFrom")),
+            (None, None) => {
+                let message = format!("`{path}`: an empty mapping");
+                self.blame(Mistake::new(&node.place, message).hint(FORM));
+                None
+            }
+        }
+    }
+
+    fn value_from(&mut self, node: &Node, path: &str) -> Option<Value> {
+        let node = self.mapping(Some(node), path)?;
+        let before = self.mistakes.len();
+        for (key, place, _) in node.iter() {
+            let instead = match key {
+                "helmRef" => "the value as a secret or config map",
+                "serviceAccount" => "a token as a secret",
+                _ => continue,
+            };
+            let message = format!("`{path}.{key}` is not supported");
+            let hint = format!("supply {instead}: `secretKeyRef` or `configMapKeyRef`");
+            self.blame(Mistake::new(place, message).hint(hint));
+        }
+        if self.mistakes.len() > before {
+            return None;
+        }
+        self.known_fields(node, path, &["secretKeyRef", "configMapKeyRef"], &[]);
+        if self.mistakes.len() > before {
+            return None;
+        }
+        match node.entries() {
+            [entry] => {
+                let kind = match entry.key.as_str() {
+                    "secretKeyRef" => RefKind::Secret,
+                    _ => RefKind::ConfigMap,
+                };
+                self.key_ref(kind, &entry.value, &format!("{path}.{}", entry.key))
+            }
+            entries => {
+                let message = match entries.len() {
+                    0 => format!("`{path}` is empty"),
+                    _ => format!("`{path}`: both `secretKeyRef` and `configMapKeyRef`"),
+                };
+                self.blame(
+                    Mistake::new(&node.place, message)
+                        .hint("give one of `secretKeyRef` and `configMapKeyRef`"),
+                );
+                None
+            }
+        }
+    }
+
+    fn key_ref(&mut self, kind: RefKind, node: &Node, path: &str) -> Option<Value> {
+        let node = self.mapping(Some(node), path)?;
+        self.known_fields(node, path, &["name", "key", "optional"], &[]);
+        let name = self.object_name(node, path);
+        let key = self.required(node, "key", path);
+        Some(Value {
+            place: node.place.clone(),
+            source: Source::Reference(value::Reference::Key {
+                kind,
+                name: name?,
+                key: key?,
+            }),
+        })
+    }
+
+    /// The `name` of a secret or config map in a reference.
+    pub fn object_name(&mut self, node: &Node, path: &str) -> Option<String> {
+        let name = self.required(node, "name", path)?;
+        self.check_name(node.get("name")?, &name, &format!("{path}.name"), false)
+    }
+
+    /// A text that must be there.
+    fn required(&mut self, node: &Node, field: &str, path: &str) -> Option<String> {
+        let before = self.mistakes.len();
+        let text = self.text(node.get(field), &format!("{path}.{field}"));
+        match text.filter(|text| !text.is_empty()) {
+            Some(text) => Some(text),
+            None => {
+                let unknown = node.get(field).is_some_and(Node::has_unknown);
+                if self.mistakes.len() == before && !unknown {
+                    self.blame(Mistake::new(
+                        &node.place,
+                        format!("`{path}` has no `{field}`"),
+                    ));
+                }
+                None
+            }
+        }
+    }
+
+    pub fn check_name(
+        &mut self,
+        node: &Node,
+        name: &str,
+        path: &str,
+        label: bool,
+    ) -> Option<String> {
+        match value::check_name(name, label) {
+            Ok(()) => Some(name.to_owned()),
+            Err(problem) => {
+                let message = format!("`{path}` {problem}");
+                let hint = value::mended_name(name);
+                self.blame(Mistake::new(&node.place, message).maybe_hint(hint));
+                None
+            }
+        }
+    }
+}
