@@ -88,8 +88,15 @@ impl fmt::Display for Address {
     }
 }
 
+/// How much a peer may send in one attempt. Every answer that a probe waits for is far shorter; a
+/// peer that sends without end is cut off here, and not by our memory.
+const RECEIVED_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
 /// A connection to a peer: TCP, unix, or TLS over either.
-pub struct Stream(Pin<Box<dyn Io>>);
+pub struct Stream {
+    io: Pin<Box<dyn Io>>,
+    may_receive_bytes: u64,
+}
 
 trait Io: AsyncRead + AsyncWrite + Send {}
 
@@ -97,7 +104,10 @@ impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
 
 impl Stream {
     pub(crate) fn new(io: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
-        Self(Box::pin(io))
+        Self {
+            io: Box::pin(io),
+            may_receive_bytes: RECEIVED_MAX_BYTES,
+        }
     }
 }
 
@@ -107,7 +117,19 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_read(cx, buf)
+        let before = buf.filled().len();
+        std::task::ready!(self.io.as_mut().poll_read(cx, buf))?;
+        let received = buf.filled().len() - before;
+        match self.may_receive_bytes.checked_sub(received as u64) {
+            Some(left) => self.may_receive_bytes = left,
+            None => {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "more than 16 MiB, without an end",
+                )));
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -117,15 +139,15 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write(cx, buf)
+        self.io.as_mut().poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_flush(cx)
+        self.io.as_mut().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_shutdown(cx)
+        self.io.as_mut().poll_shutdown(cx)
     }
 }
 
@@ -387,7 +409,7 @@ fn scrub(outcome: &mut Outcome, probe: &dyn Probe) {
     }
 }
 
-/// A text without line ends and control characters, and not longer than a person will read.
+/// A text without line ends, control characters and runs of spaces, and not longer than a person will read.
 fn one_line(text: &str) -> String {
     let mut res = String::with_capacity(text.len().min(MESSAGE_MAX_CHARS));
     for (count, c) in text.trim().chars().enumerate() {
@@ -395,7 +417,7 @@ fn one_line(text: &str) -> String {
             res.push('…');
             break;
         }
-        match c.is_control() {
+        match c.is_control() || c.is_whitespace() {
             false => res.push(c),
             true if res.ends_with(' ') => {}
             true => res.push(' '),
@@ -516,4 +538,264 @@ fn connect_cause(to: &str, error: io::Error) -> Cause {
 /// A panic while the record is held loses nothing that we need.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::scrub::Scrubber;
+
+    /// A probe that does what a test says.
+    struct Scripted<F> {
+        conversation: F,
+        scrubber: Scrubber,
+    }
+
+    impl<F> Probe for Scripted<F>
+    where
+        F: for<'a> Fn(&'a mut Attempt) -> Conversation<'a> + Send + Sync,
+    {
+        fn endpoint(&self) -> &str {
+            "test://peer:1"
+        }
+
+        fn scrubber(&self) -> &Scrubber {
+            &self.scrubber
+        }
+
+        fn run<'a>(&'a self, attempt: &'a mut Attempt) -> Conversation<'a> {
+            (self.conversation)(attempt)
+        }
+    }
+
+    type Conversation<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
+
+    async fn outcome_of<F>(timeout: Duration, conversation: F) -> Outcome
+    where
+        F: for<'a> Fn(&'a mut Attempt) -> Conversation<'a> + Send + Sync + 'static,
+    {
+        let probe: Arc<dyn Probe> = Arc::new(Scripted {
+            conversation,
+            scrubber: Scrubber::new(&[conncheck_config::Secret::new("hunter2")]),
+        });
+        let env = Env::new(&ResolverChoice::Auto).unwrap();
+        run(&probe, timeout, &env).await
+    }
+
+    async fn listener() -> (TcpListener, Address) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let host = Ipv4Addr::LOCALHOST.to_string();
+        (listener, Address::Tcp { host, port })
+    }
+
+    /// Waits for a word from the peer in `phase`.
+    async fn wait_for_a_word(attempt: &mut Attempt, address: &Address) -> Result<(), Failure> {
+        let mut stream = attempt.dial(address).await?;
+        attempt
+            .phase(Phase::Auth, async {
+                stream.read_u8().await.map_err(Cause::from)
+            })
+            .await?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_hang_is_a_timeout_in_the_open_phase_and_the_socket_is_shut() {
+        let (listener, address) = listener().await;
+        let peer = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read(&mut [0; 8]).await.unwrap()
+        });
+        let outcome = outcome_of(Duration::from_millis(100), move |attempt| {
+            let address = address.clone();
+            Box::pin(async move { wait_for_a_word(attempt, &address).await })
+        })
+        .await;
+        let failure = outcome.result.unwrap_err();
+        assert_eq!(failure.reason, Reason::Timeout);
+        assert_eq!(failure.phase, Some(Phase::Auth));
+        assert_eq!(
+            failure.message,
+            "the peer did not answer the login within 100ms (`test://peer:1`)"
+        );
+        let phases: Vec<_> = outcome.phases.iter().map(|(phase, _)| *phase).collect();
+        assert_eq!(phases, [Phase::Connect, Phase::Auth]);
+        assert_eq!(
+            peer.await.unwrap(),
+            0,
+            "the peer sees the end of the connection"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_duplicate_kept_by_a_driver_does_not_keep_the_connection() {
+        let (listener, address) = listener().await;
+        let peer = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read(&mut [0; 8]).await.unwrap()
+        });
+        outcome_of(Duration::from_secs(5), move |attempt| {
+            let address = address.clone();
+            Box::pin(async move {
+                let stream = attempt.dial(&address).await?;
+                // A driver's task that outlives the probe.
+                tokio::spawn(async move {
+                    let _stream = stream;
+                    std::future::pending::<()>().await;
+                });
+                Ok(())
+            })
+        })
+        .await
+        .result
+        .unwrap();
+        let read = tokio::time::timeout(Duration::from_secs(5), peer).await;
+        assert_eq!(read.expect("shut in time").unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_outcome() {
+        let outcome = outcome_of(Duration::from_secs(5), |attempt| {
+            Box::pin(async move {
+                attempt
+                    .phase(Phase::Request, async {
+                        match true {
+                            true => panic!("on purpose"),
+                            false => Ok::<(), Cause>(()),
+                        }
+                    })
+                    .await
+            })
+        })
+        .await;
+        let failure = outcome.result.unwrap_err();
+        assert_eq!(failure.reason, Reason::Internal);
+        assert_eq!(failure.phase, Some(Phase::Request));
+    }
+
+    #[tokio::test]
+    async fn a_goodbye_that_hangs_does_not_change_the_verdict() {
+        let outcome = outcome_of(Duration::from_millis(200), |attempt| {
+            Box::pin(async move {
+                attempt.goodbye(std::future::pending::<()>()).await;
+                Ok(())
+            })
+        })
+        .await;
+        assert!(outcome.is_up());
+        assert!(outcome.duration < Duration::from_millis(200));
+    }
+
+    #[tokio::test]
+    async fn texts_are_scrubbed_and_are_one_line() {
+        let outcome = outcome_of(Duration::from_secs(5), |attempt| {
+            Box::pin(async move {
+                attempt.server("Server\r\n  hunter2");
+                Err(Cause::protocol("no\nuse for hunter2\u{1b}[31m")
+                    .code("hunter2")
+                    .hint("not hunter2")
+                    .in_phase(Phase::Request))
+            })
+        })
+        .await;
+        let failure = outcome.result.unwrap_err();
+        assert_eq!(failure.message, "no use for [redacted] [31m");
+        assert_eq!(failure.code.as_deref(), Some("[redacted]"));
+        assert_eq!(failure.hint.as_deref(), Some("not [redacted]"));
+        assert_eq!(outcome.server.as_deref(), Some("Server [redacted]"));
+    }
+
+    #[tokio::test]
+    async fn steps_of_one_phase_add_up_and_phases_stand_in_order() {
+        let outcome = outcome_of(Duration::from_secs(5), |attempt| {
+            Box::pin(async move {
+                for phase in [Phase::Request, Phase::Auth, Phase::Request] {
+                    attempt
+                        .phase(phase, async {
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                            Ok::<(), Cause>(())
+                        })
+                        .await?;
+                }
+                Ok(())
+            })
+        })
+        .await;
+        let [(Phase::Auth, auth), (Phase::Request, request)] = outcome.phases[..] else {
+            panic!("{:?}", outcome.phases);
+        };
+        assert!(request > auth, "{auth:?} {request:?}");
+        assert!(outcome.duration >= auth + request);
+    }
+
+    #[tokio::test]
+    async fn a_refused_port_is_refused_at_once() {
+        let (listener, address) = listener().await;
+        drop(listener);
+        let outcome = outcome_of(Duration::from_secs(5), move |attempt| {
+            let address = address.clone();
+            Box::pin(async move { wait_for_a_word(attempt, &address).await })
+        })
+        .await;
+        let failure = outcome.result.unwrap_err();
+        assert_eq!(failure.reason, Reason::ConnectRefused);
+        assert_eq!(failure.phase, Some(Phase::Connect));
+        assert!(outcome.duration < Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn the_second_address_is_tried_when_the_first_refuses() {
+        let (listener, address) = listener().await;
+        let Address::Tcp { port, .. } = address else {
+            unreachable!()
+        };
+        // Nobody listens on 127.0.0.2.
+        let addresses = [
+            SocketAddr::from(([127, 0, 0, 2], port)),
+            SocketAddr::from(([127, 0, 0, 1], port)),
+        ];
+        let stream = race(&addresses).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), addresses[1]);
+        drop(listener);
+        let cause = race(&addresses).await.unwrap_err();
+        assert_eq!(cause.reason, Reason::ConnectRefused);
+        assert_eq!(
+            cause.message,
+            format!(
+                "`127.0.0.2:{port}`: connection refused; `127.0.0.1:{port}`: connection refused"
+            )
+        );
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_never_stops_sending_is_cut_off() {
+        let (listener, address) = listener().await;
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let chunk = vec![b'x'; 64 * 1024];
+            while stream.write_all(&chunk).await.is_ok() {}
+        });
+        let outcome = outcome_of(Duration::from_secs(20), move |attempt| {
+            let address = address.clone();
+            Box::pin(async move {
+                let mut stream = attempt.dial(&address).await?;
+                attempt
+                    .phase(Phase::Request, async {
+                        tokio::io::copy(&mut stream, &mut tokio::io::sink())
+                            .await
+                            .map_err(Cause::from)
+                    })
+                    .await?;
+                Ok(())
+            })
+        })
+        .await;
+        assert_eq!(outcome.result.unwrap_err().reason, Reason::Protocol);
+    }
 }

@@ -1,4 +1,47 @@
 //! Everything that touches a network peer.
+//!
+//! A [`Resolved`](conncheck_config::Resolved) connection becomes a [`Probe`] through the table in
+//! [`types`], and [`run`] makes one attempt of it: an [`Outcome`] with the time of each phase, what
+//! the peer showed of its certificate, and, when it failed, one [`Reason`] out of a closed set.
+//!
+//! # How to add a type
+//!
+//! One new file, one line in a table, a sample, and a test module. Take `types/redis.rs` as the
+//! example; it is the shortest.
+//!
+//! 1. **The file**, `src/types/<type>.rs`. It reads top to bottom: what it proves, its settings, the
+//!    conversation, what its errors mean, its tests.
+//!    * A `Settings` struct for `spec.properties`: `#[serde(default, deny_unknown_fields,
+//!      rename_all = "camelCase")]`, never flattened, with a doc comment on each field for the person
+//!      who edits the YAML. Types over TLS have `insecureSkipVerify` and `serverName`.
+//!    * `impl ProbeType`: `REASONS`, the reasons that it can give; `new`, which turns an `Access` and
+//!      the settings into something that cannot be wrong (a mistake is `access.invalid(field, …)`, and
+//!      an option that is not honoured is refused by name); `endpoint`, which is `scheme://host:port`
+//!      and nothing else; and `probe`, the conversation, one line a step.
+//!    * In `probe`: `attempt.dial(&address)` resolves and connects, `attempt.tls(stream, &tls, host)`
+//!      shakes hands and records the chain, `attempt.phase(Phase::Auth, step)` times a step, tags its
+//!      failure and lets a deadline blame the right one, `attempt.server("Name 1.2")` notes who
+//!      answers, `attempt.goodbye(farewell)` leaves the peer's log clean. The probe looks at no clock,
+//!      opens no socket of its own, spawns no task and never retries: a driver that wants to run
+//!      beside the conversation is polled beside it.
+//!    * One `impl From<driver::Error> for Cause`: the driver's errors as a table, tested as one. What
+//!      wraps an I/O or TLS error goes through `Cause::from_chain`, which knows those.
+//! 2. **The table**, `src/types.rs`: one line with its name, aliases and URL schemes. A type with a
+//!    driver has a Cargo feature of the same name in `probes/Cargo.toml`, which the root's
+//!    `Cargo.toml` passes on.
+//! 3. **The sample**, `config/samples/<type>.yaml`. A test builds it, and `docker-compose.yml` mounts
+//!    it beside the type's server.
+//! 4. **The tests**, `tests/it/<type>.rs`, on its real server. The fault matrix, the redaction sweep
+//!    and the documentation's table of types walk the table and pick the new type up.
+//!
+//! # What holds for all of them
+//!
+//! * Nothing outlives an attempt. [`run`] drops the conversation at the deadline and shuts every
+//!   socket that was dialled, whoever still holds a duplicate.
+//! * No outcome holds a secret of its target: every text in it is scrubbed before it leaves.
+//! * rustls is named in `tls.rs` alone, and no driver outside the type that it belongs to.
+//! * This crate reads neither the environment nor, but for the system's trust store and resolver
+//!   configuration, any file. Files that a definition names come through [`Files`].
 
 mod address;
 mod attempt;

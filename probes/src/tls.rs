@@ -878,3 +878,314 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for AlertFirst<S> {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    };
+    use rustls::ServerConfig;
+    use rustls::server::WebPkiClientVerifier;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    struct Authority {
+        issuer: Issuer<'static, KeyPair>,
+        pem: String,
+    }
+
+    fn authority(name: &str) -> Authority {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        Authority { issuer, pem }
+    }
+
+    /// A certificate and its key, as PEM.
+    struct Leaf {
+        cert: String,
+        key: String,
+    }
+
+    /// The years in which a certificate is valid.
+    const NOW: (i32, i32) = (2020, 2040);
+
+    fn leaf(authority: &Authority, name: &str, (from, to): (i32, i32)) -> Leaf {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        Leaf {
+            cert: params.signed_by(&key, &authority.issuer).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    fn self_signed(is_ca: IsCa) -> Leaf {
+        let mut params = CertificateParams::new(vec!["db.test".to_owned()]).unwrap();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "db.test");
+        params.is_ca = is_ca;
+        let key = KeyPair::generate().unwrap();
+        Leaf {
+            cert: params.self_signed(&key).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    fn trusting(pem: &str) -> TlsOptions {
+        TlsOptions {
+            ca_cert: Some(Secret::new(pem)),
+            ..TlsOptions::default()
+        }
+    }
+
+    /// Shakes hands with a server that shows `leaf`, exchanges a byte, and says what was seen.
+    async fn shake(
+        leaf: &Leaf,
+        clients: Option<&Authority>,
+        options: &TlsOptions,
+    ) -> (Result<(), Cause>, TlsFacts) {
+        install_crypto_provider();
+        let chain = certificates_of(&Secret::new(leaf.cert.clone())).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+        let builder = ServerConfig::builder();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let roots = roots_of(&Secret::new(authority.pem.clone())).unwrap();
+                let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+                    .build()
+                    .unwrap();
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let config = builder.with_single_cert(chain, key).unwrap();
+        let (ours, theirs) = duplex(64 * 1024);
+        tokio::spawn(async move {
+            let mut stream = TlsAcceptor::from(Arc::new(config)).accept(theirs).await?;
+            stream.write_all(b"x").await
+        });
+        let seen = Mutex::new(None);
+        let tls = Tls::new(options).unwrap();
+        let res = async {
+            let (mut stream, _) = tls.connect(Stream::new(ours), "db.test", &seen).await?;
+            stream.read_u8().await?;
+            Ok(())
+        }
+        .await;
+        let facts = seen.into_inner().unwrap().map(|seen| seen.facts);
+        (res, facts.unwrap_or_default())
+    }
+
+    /// A server whose certificate is not good enough: why, and whether its chain was recorded.
+    async fn refused(leaf: &Leaf, options: &TlsOptions) -> Cause {
+        let (res, facts) = shake(leaf, None, options).await;
+        assert!(!facts.verified);
+        assert!(
+            facts.earliest_expiry.is_some(),
+            "recorded before it is judged"
+        );
+        assert!(facts.subject.is_some());
+        let cause = res.unwrap_err();
+        assert_eq!(cause.phase, Some(Phase::Tls));
+        cause
+    }
+
+    #[tokio::test]
+    async fn a_good_certificate_is_verified_and_recorded() {
+        let ca = authority("ca");
+        let (res, facts) = shake(&leaf(&ca, "db.test", NOW), None, &trusting(&ca.pem)).await;
+        res.unwrap();
+        assert!(facts.verified);
+        assert_eq!(facts.version.as_deref(), Some("TLSv1.3"));
+        assert_eq!(
+            facts.earliest_expiry,
+            Some("2040-01-01T00:00:00Z".parse().unwrap())
+        );
+        assert_eq!(facts.subject.as_deref(), Some("CN=db.test"));
+        assert_eq!(facts.issuer.as_deref(), Some("CN=ca"));
+    }
+
+    #[tokio::test]
+    async fn each_fault_of_a_certificate_has_its_reason() {
+        let ca = authority("ca");
+        let trust = trusting(&ca.pem);
+        for (leaf, reason, message) in [
+            (
+                leaf(&ca, "db.test", (2020, 2021)),
+                Reason::TlsExpired,
+                "a certificate of the peer has expired (its own ended 2021-01-01T00:00:00Z)",
+            ),
+            (
+                leaf(&ca, "db.test", (2039, 2040)),
+                Reason::TlsNotYetValid,
+                "the certificate is not valid before 2039-01-01T00:00:00Z",
+            ),
+            (
+                leaf(&ca, "elsewhere.test", NOW),
+                Reason::TlsNameMismatch,
+                "the certificate is for `elsewhere.test`, not for `db.test`",
+            ),
+            (
+                leaf(&authority("other"), "db.test", NOW),
+                Reason::TlsUnknownCa,
+                "the certificate leads to no trusted authority (issued by `CN=other`)",
+            ),
+            (
+                leaf(&authority("ca"), "db.test", NOW),
+                Reason::TlsUnknownCa,
+                "the certificate was not signed by the `CN=ca` that is trusted",
+            ),
+            (
+                self_signed(IsCa::NoCa),
+                Reason::TlsUnknownCa,
+                "the certificate is self-signed and not trusted",
+            ),
+            (
+                self_signed(IsCa::Ca(BasicConstraints::Unconstrained)),
+                Reason::TlsUnknownCa,
+                "the certificate is self-signed and not trusted",
+            ),
+        ] {
+            let cause = refused(&leaf, &trust).await;
+            assert_eq!((cause.reason, cause.message.as_str()), (reason, message));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_self_signed_certificate_may_be_its_own_authority() {
+        for is_ca in [IsCa::NoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
+            let leaf = self_signed(is_ca);
+            let (res, facts) = shake(&leaf, None, &trusting(&leaf.cert)).await;
+            res.unwrap();
+            assert!(facts.verified);
+        }
+    }
+
+    #[tokio::test]
+    async fn verify_ca_does_not_look_at_the_name_and_nothing_looks_at_nothing() {
+        let (ca, other) = (authority("ca"), authority("other"));
+        let with = |verify| TlsOptions {
+            verify,
+            ..trusting(&ca.pem)
+        };
+        let misnamed = leaf(&ca, "elsewhere.test", NOW);
+        let (res, facts) = shake(&misnamed, None, &with(Verify::CaOnly)).await;
+        res.unwrap();
+        assert!(!facts.verified, "the name was not");
+        let foreign = leaf(&other, "elsewhere.test", NOW);
+        let cause = refused(&foreign, &with(Verify::CaOnly)).await;
+        assert_eq!(cause.reason, Reason::TlsUnknownCa);
+        let foreign = leaf(&other, "elsewhere.test", (2020, 2021));
+        let (res, facts) = shake(&foreign, None, &with(Verify::Nothing)).await;
+        res.unwrap();
+        assert!(!facts.verified);
+        assert_eq!(
+            facts.earliest_expiry,
+            Some("2021-01-01T00:00:00Z".parse().unwrap())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_server_name_of_its_own_is_asked_for() {
+        let ca = authority("ca");
+        let options = TlsOptions {
+            server_name: Some("elsewhere.test".to_owned()),
+            ..trusting(&ca.pem)
+        };
+        let (res, _) = shake(&leaf(&ca, "elsewhere.test", NOW), None, &options).await;
+        res.unwrap();
+    }
+
+    #[tokio::test]
+    async fn client_certificates_missing_wrong_and_right() {
+        let (ca, other) = (authority("ca"), authority("other"));
+        let server = leaf(&ca, "db.test", NOW);
+        let (res, _) = shake(&server, Some(&ca), &trusting(&ca.pem)).await;
+        let missing = res.unwrap_err();
+        assert_eq!(missing.reason, Reason::TlsOther);
+        assert_eq!(missing.code.as_deref(), Some("certificate_required"));
+        assert_eq!(missing.phase, Some(Phase::Tls));
+        let with = |client: Leaf| TlsOptions {
+            client_cert: Some(Secret::new(client.cert)),
+            client_key: Some(Secret::new(client.key)),
+            ..trusting(&ca.pem)
+        };
+        let wrong = with(leaf(&other, "probe", NOW));
+        let (res, _) = shake(&server, Some(&ca), &wrong).await;
+        let wrong = res.unwrap_err();
+        assert_eq!(wrong.reason, Reason::TlsOther);
+        assert_eq!(wrong.code.as_deref(), Some("unknown_ca"));
+        let right = with(leaf(&ca, "probe", NOW));
+        let (res, _) = shake(&server, Some(&ca), &right).await;
+        res.unwrap();
+        let expiry = Tls::new(&right).unwrap().client_certificate_expiry();
+        assert_eq!(expiry, Some("2040-01-01T00:00:00Z".parse().unwrap()));
+    }
+
+    #[test]
+    fn mistakes_name_the_part_and_never_quote_it() {
+        let ca = authority("ca");
+        let (one, two) = (leaf(&ca, "one", NOW), leaf(&ca, "two", NOW));
+        let secret = |text: &str| Some(Secret::new(text));
+        let client = |cert: Option<Secret>, key: Option<Secret>| TlsOptions {
+            client_cert: cert,
+            client_key: key,
+            ..TlsOptions::default()
+        };
+        let encrypted =
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMARKER\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        for (options, part, message) in [
+            (
+                trusting("MARKER"),
+                TlsPart::CaCert,
+                "there is no certificate in it",
+            ),
+            (
+                trusting(&one.key),
+                TlsPart::CaCert,
+                "there is no certificate in it",
+            ),
+            (
+                client(secret(&one.cert), None),
+                TlsPart::ClientCert,
+                "a client certificate without its key",
+            ),
+            (
+                client(None, secret(&one.key)),
+                TlsPart::ClientKey,
+                "a client key without its certificate",
+            ),
+            (
+                client(secret(&one.cert), secret(&two.key)),
+                TlsPart::ClientKey,
+                "the key does not belong to the client certificate",
+            ),
+            (
+                client(secret(&one.cert), secret(encrypted)),
+                TlsPart::ClientKey,
+                "the key is encrypted",
+            ),
+            (
+                client(secret(&one.cert), secret("MARKER")),
+                TlsPart::ClientKey,
+                "there is no private key in it",
+            ),
+        ] {
+            let mistake = Tls::new(&options).err().expect(message);
+            assert_eq!((mistake.part, mistake.message.as_str()), (part, message));
+            assert!(!format!("{mistake:?}").contains("MARKER"));
+        }
+        let both_in_one = client(secret(&format!("{}{}", one.cert, one.key)), None);
+        assert!(Tls::new(&both_in_one).is_ok());
+    }
+}
