@@ -218,7 +218,9 @@ impl Response {
     /// The body as a `T`. The error does not quote it.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Cause> {
         if self.is_truncated {
-            return Err(Cause::protocol("the answer is longer than the 1 MiB that is read"));
+            return Err(Cause::protocol(
+                "the answer is longer than the 1 MiB that is read",
+            ));
         }
         serde_json::from_slice(&self.body).map_err(|error| {
             let what = match error.classify() {
@@ -303,7 +305,7 @@ impl Response {
     }
 
     /// The ways to log in that a 401 names: `Basic` (realm "status").
-    fn challenges(&self) -> Option<String> {
+    pub(crate) fn challenges(&self) -> Option<String> {
         let challenges: Vec<String> = self
             .headers
             .get_all(header::WWW_AUTHENTICATE)
@@ -311,7 +313,9 @@ impl Response {
             .map(|value| {
                 let value = text_of(value);
                 let scheme = value.split([' ', ',']).next().unwrap_or_default();
-                let realm = value.split_once("realm=\"").and_then(|(_, rest)| rest.split('"').next());
+                let realm = value
+                    .split_once("realm=\"")
+                    .and_then(|(_, rest)| rest.split('"').next());
                 match realm {
                     Some(realm) if !realm.is_empty() => format!("`{scheme}` (realm `{realm}`)"),
                     _ => format!("`{scheme}`"),
@@ -334,7 +338,10 @@ impl Response {
             "client sent an http request to an https server",
             "requires tls",
         ]) {
-            return Some((Reason::Protocol, "the peer speaks TLS on that port: use `https://`"));
+            return Some((
+                Reason::Protocol,
+                "the peer speaks TLS on that port: use `https://`",
+            ));
         }
         if says(&["no required ssl certificate was sent"]) {
             return Some((
@@ -415,7 +422,10 @@ fn redirected(request: &Request, response: &Response) -> Result<Option<Request>,
         .map_err(|_| refused("leads to something that is not a URL"))?;
     let url = sendable(url).map_err(|_| refused("leads to something that is not HTTP"))?;
     if request.url.scheme() == "https" && url.scheme() == "http" {
-        let why = format!("leads out of TLS, to `{}`, is not followed", endpoint_of(&url));
+        let why = format!(
+            "leads out of TLS, to `{}`, is not followed",
+            endpoint_of(&url)
+        );
         return Err(refused(&why).hint("let the server redirect to `https://`"));
     }
     let mut next = Request {
@@ -458,14 +468,13 @@ fn too_many_redirects(to: &Url) -> Cause {
 }
 
 /// Dials, and shakes hands if the URL says so. Tells whether HTTP/2 was agreed on.
-async fn connect(
-    attempt: &mut Attempt,
-    url: &Url,
-    tls: &Tls,
-) -> Result<(Stream, bool), Failure> {
+async fn connect(attempt: &mut Attempt, url: &Url, tls: &Tls) -> Result<(Stream, bool), Failure> {
     let host = url.host_str().unwrap_or_default();
     let address = Address::Tcp {
-        host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+        host: host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned(),
         port: url.port_or_known_default().unwrap_or_default(),
     };
     let stream = attempt.dial(&address).await?;
@@ -543,10 +552,12 @@ impl Wire {
         res.map_err(|error| {
             let cause = Cause::from(error);
             match self.first_bytes.get().and_then(|bytes| speaks(bytes)) {
-                Some((message, hint)) if cause.phase.is_none() => Cause {
-                    message: message.to_owned(),
-                    ..Cause::protocol("").hint(hint)
-                },
+                Some((message, hint)) if cause.phase.is_none() => {
+                    Cause::protocol(message).hint(hint)
+                }
+                None if cause.reason == Reason::ConnectReset && request.url.scheme() == "http" => {
+                    cause.hint("does it speak TLS on that port? then use `https://`")
+                }
                 _ => cause,
             }
         })
@@ -780,5 +791,652 @@ impl From<hyper::Error> for Cause {
             Some(detail) => format!("the peer broke HTTP: {inner}: {detail}"),
             None => format!("the peer broke HTTP: {inner}"),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use hyper_util::rt::TokioExecutor;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::outcome::Outcome;
+    use crate::testing::{
+        Authority, LONG, Peer, Script, answer, build, failure, hold, ok, quoted, run, status,
+    };
+
+    /// Asks `peer` at `/` by a connection with these further lines.
+    async fn ask(peer: &Peer, lines: &str) -> Outcome {
+        ask_within(peer, lines, LONG).await
+    }
+
+    async fn ask_within(peer: &Peer, lines: &str, timeout: Duration) -> Outcome {
+        let spec = format!("url: http://127.0.0.1:{}/\n{lines}", peer.port);
+        run(&build("http", &spec, &[]).unwrap(), timeout).await
+    }
+
+    /// Why an answer is not good enough.
+    async fn refused(script: Script) -> Failure {
+        let peer = Peer::new([script]).await;
+        let failure = ask(&peer, "").await.result.unwrap_err();
+        assert_eq!(failure.phase, Some(Phase::Request));
+        failure
+    }
+
+    #[tokio::test]
+    async fn the_request_is_plain_and_closes_its_connection() {
+        let peer = Peer::new([hold("HTTP/1.1 204 No Content\r\nServer: tiny/1\r\n\r\n")]).await;
+        let url = format!("http://127.0.0.1:{}/v1/health?deep=1#part", peer.port);
+        let probe = build("http", &format!("url: {url}"), &[]).unwrap();
+        let outcome = run(&probe, LONG).await;
+        assert_eq!(outcome.result, Ok(()));
+        assert_eq!(outcome.http_status, Some(204));
+        assert_eq!(outcome.server.as_deref(), Some("tiny/1"));
+        let phases: Vec<Phase> = outcome.phases.iter().map(|(phase, _)| *phase).collect();
+        assert_eq!(phases, [Phase::Connect, Phase::Request]);
+        assert_eq!(
+            peer.heard(),
+            [format!(
+                "GET /v1/health?deep=1 HTTP/1.1\r\n\
+                 Host: 127.0.0.1:{}\r\n\
+                 User-Agent: {USER_AGENT}\r\n\
+                 Accept: */*\r\n\
+                 Accept-Encoding: identity\r\n\
+                 Connection: close\r\n\r\n",
+                peer.port
+            )]
+        );
+        peer.is_left(1).await;
+    }
+
+    #[tokio::test]
+    async fn a_body_may_come_in_chunks_or_until_the_end() {
+        for text in [
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nal\r\n3\r\nive\r\n0\r\nX-End: 1\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n\r\nalive",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nalive",
+            "HTTP/1.1 200 OK\r\nX-Folded: a\r\n b\r\nContent-Length: 5\r\n\r\nalive",
+            "HTTP/1.1 200\r\nContent-Length: 5\r\n\r\nalive",
+        ] {
+            let peer = Peer::new([answer(text)]).await;
+            let outcome = ask(&peer, "properties: {bodyContains: alive}").await;
+            assert_eq!(outcome.result, Ok(()), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_head_has_no_body_whatever_it_promises() {
+        let peer = Peer::new([hold("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n")]).await;
+        let outcome = ask(&peer, "properties: {method: head}").await;
+        assert_eq!(outcome.result, Ok(()));
+        assert!(peer.heard()[0].starts_with("HEAD / HTTP/1.1\r\n"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_is_none() {
+        for text in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nhalf",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        ] {
+            let failure = refused(answer(text)).await;
+            assert_eq!(failure.reason, Reason::ConnectReset, "{text}");
+            assert_eq!(
+                failure.message,
+                "the peer hung up in the middle of its answer, after 4 bytes of the body"
+            );
+        }
+        for text in ["", "HTTP/1.1 200 OK\r\nContent-Le"] {
+            let failure = refused(answer(text)).await;
+            assert_eq!(failure.reason, Reason::ConnectReset, "{text}");
+            assert_eq!(failure.message, "the peer hung up without an answer");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unexpected_status_counts_more_than_where_its_body_ends() {
+        let failure = refused(answer("HTTP/1.1 500 Oh\r\nContent-Length: 500\r\n\r\nhalf")).await;
+        assert_eq!(failure.reason, Reason::HttpStatus);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_http_is_a_protocol_error() {
+        let too_long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(70_000));
+        for (text, message) in [
+            (
+                "hello there\r\n\r\n",
+                "the answer is not HTTP (invalid HTTP version parsed)",
+            ),
+            (
+                "HTTP/1.1 yes\r\n\r\n",
+                "the answer is not HTTP (invalid HTTP status-code parsed)",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+                "the answer is not HTTP (invalid content-length parsed)",
+            ),
+            (&too_long, "the head of the answer is larger than 64 KiB"),
+            (
+                "\x15\x03\x01\x00\x02\x02\x46",
+                "the peer speaks TLS on that port",
+            ),
+            (
+                "\0\0\x12\x04\0\0\0\0\0",
+                "the peer speaks HTTP/2 without TLS only",
+            ),
+        ] {
+            let failure = refused(answer(text)).await;
+            assert_eq!(failure.reason, Reason::Protocol, "{text}");
+            assert_eq!(failure.message, message);
+        }
+        let failure = refused(answer(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnumber\r\n",
+        ))
+        .await;
+        assert_eq!(failure.reason, Reason::Protocol);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_speaks_first_is_not_http() {
+        let failure = refused(Script::First(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec())).await;
+        assert_eq!(failure.reason, Reason::Protocol);
+        assert_eq!(failure.message, "an SSH server answers there");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_wants_tls_is_understood() {
+        let text = "<title>400 The plain HTTP request was sent to HTTPS port</title>";
+        let head = format!(
+            "HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n",
+            text.len()
+        );
+        let failure = refused(answer(head + text)).await;
+        assert_eq!(failure.reason, Reason::Protocol);
+        assert_eq!(failure.code.as_deref(), Some("400"));
+        assert_eq!(
+            failure.hint.as_deref(),
+            Some("the peer speaks TLS on that port: use `https://`")
+        );
+    }
+
+    #[tokio::test]
+    async fn statuses_have_their_reasons() {
+        for (line, reason, hint) in [
+            (
+                "401 Unauthorized",
+                Reason::Auth,
+                Some("it wants a login: `Basic` (realm `x y`) or `Bearer`"),
+            ),
+            ("403 Forbidden", Reason::Permission, None),
+            ("404 Not Found", Reason::HttpStatus, None),
+            ("101 Switching Protocols", Reason::HttpStatus, None),
+            (
+                "429 Too Many Requests",
+                Reason::Unavailable,
+                Some("it says to come back in 120 s"),
+            ),
+            (
+                "502 Bad Gateway",
+                Reason::HttpStatus,
+                Some("a gateway answered, and what is behind it did not"),
+            ),
+            (
+                "503 Service Unavailable",
+                Reason::Unavailable,
+                Some("it says to come back in 120 s"),
+            ),
+            ("302 Found", Reason::HttpStatus, None),
+        ] {
+            let headers = [
+                "Retry-After: 120",
+                "WWW-Authenticate: Basic realm=\"x y\", charset=\"UTF-8\"",
+                "WWW-Authenticate: Bearer",
+            ];
+            let failure = refused(status(line, &headers)).await;
+            assert_eq!(failure.reason, reason, "{line}");
+            assert_eq!(failure.code.as_deref(), line.get(..3));
+            assert_eq!(failure.message, format!("expected 2xx, got {line}"));
+            assert_eq!(failure.hint.as_deref(), hint);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_than_a_mebibyte_of_a_body_is_read() {
+        let endless = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(2 << 20));
+        let peer = Peer::new([hold(endless)]).await;
+        assert_eq!(ask(&peer, "").await.result, Ok(()));
+        let failure = ask(&peer, "properties: {bodyContains: y}")
+            .await
+            .result
+            .unwrap_err();
+        assert_eq!(failure.reason, Reason::Assertion);
+        assert_eq!(
+            failure.message,
+            "the body (more than 1 MiB) does not contain `y`"
+        );
+        let failure = ask(&peer, "properties: {jsonPath: $.a}")
+            .await
+            .result
+            .unwrap_err();
+        assert_eq!(
+            failure.message,
+            "the answer is longer than the 1 MiB that is read"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_hang_says_what_had_come_and_leaves_nothing_open() {
+        const SHORT: Duration = Duration::from_millis(150);
+        for (text, message) in [
+            ("", "the peer did not answer the request"),
+            ("HTTP/1.1 200", "the peer did not answer the request"),
+            (
+                "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 9\r\n\r\nhalf",
+                "its answer (503 Service Unavailable) began and did not end",
+            ),
+        ] {
+            let peer = Peer::new([hold(text)]).await;
+            let failure = ask_within(&peer, "", SHORT).await.result.unwrap_err();
+            assert_eq!(failure.reason, Reason::Timeout);
+            assert_eq!(failure.phase, Some(Phase::Request));
+            let endpoint = format!("http://127.0.0.1:{}", peer.port);
+            assert_eq!(
+                failure.message,
+                format!("{message} within 150ms (`{endpoint}`)")
+            );
+            peer.is_left(1).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_followed_as_browsers_do() {
+        for (line, method) in [
+            ("301 Moved Permanently", "GET"),
+            ("302 Found", "GET"),
+            ("303 See Other", "GET"),
+            ("307 Temporary Redirect", "POST"),
+            ("308 Permanent Redirect", "POST"),
+        ] {
+            let peer = Peer::new([status(line, &["Location: ../there?a=1"]), ok("")]).await;
+            let lines = "properties: {method: POST, body: hello, headers: {Content-Type: text/plain, X-Key: k}}";
+            assert_eq!(ask(&peer, lines).await.result, Ok(()), "{line}");
+            let heard = &peer.heard()[1];
+            assert!(
+                heard.starts_with(&format!("{method} /there?a=1 HTTP/1.1\r\n")),
+                "{heard}"
+            );
+            assert_eq!(heard.contains("hello"), method == "POST");
+            assert_eq!(heard.contains("text/plain"), method == "POST");
+            assert!(heard.contains("X-Key: k\r\n"));
+        }
+    }
+
+    #[tokio::test]
+    async fn another_origin_gets_no_credentials_and_home_does_not_get_them_back() {
+        let away = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let away_port = away.local_addr().unwrap().port();
+        drop(away);
+        let home = Peer::new([
+            status(
+                "302 Found",
+                &[&format!("Location: http://127.0.0.1:{away_port}/x")],
+            ),
+            ok(""),
+        ])
+        .await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, away_port))
+            .await
+            .unwrap();
+        let back = format!(
+            "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{}/y\r\nContent-Length: 0\r\n\r\n",
+            home.port
+        );
+        let elsewhere = tokio::spawn(async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut heard = vec![0; 4096];
+            let size = stream.read(&mut heard).await.unwrap();
+            stream.write_all(back.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&heard[..size]).into_owned()
+        });
+        let lines = "username: probe\npassword: hunter2\nproperties: {headers: {X-Key: k, Cookie: c=1, Accept: text/x, Host: virtual.test}}";
+        assert_eq!(ask(&home, lines).await.result, Ok(()));
+        let first = &home.heard()[0];
+        for sent in [
+            "Authorization: Basic cHJvYmU6aHVudGVyMg==\r\n",
+            "X-Key: k\r\n",
+            "Cookie: c=1\r\n",
+            "Host: virtual.test\r\n",
+        ] {
+            assert!(first.contains(sent), "{first}");
+        }
+        for (heard, port) in [
+            (elsewhere.await.unwrap(), away_port),
+            (home.heard()[1].clone(), home.port),
+        ] {
+            assert!(
+                heard.contains(&format!("Host: 127.0.0.1:{port}\r\n")),
+                "{heard}"
+            );
+            assert!(heard.contains("Accept: text/x\r\n"), "{heard}");
+            for kept in ["Authorization", "X-Key", "Cookie"] {
+                assert!(!heard.contains(kept), "{heard}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_that_a_redirect_left_behind_is_explained() {
+        let away = Peer::new([status("401 Unauthorized", &[])]).await;
+        let to = format!("Location: http://127.0.0.1:{}/secret-path", away.port);
+        let home = Peer::new([status("302 Found", &[&to])]).await;
+        let outcome = ask(&home, "properties: {bearer: abcdef}").await;
+        assert_eq!(outcome.http_status, Some(401));
+        let failure = outcome.result.unwrap_err();
+        assert_eq!(failure.reason, Reason::Auth);
+        let hint = failure.hint.unwrap();
+        assert!(
+            hint.contains(&format!("`http://127.0.0.1:{}`", away.port)),
+            "{hint}"
+        );
+        assert!(!hint.contains("secret-path"));
+    }
+
+    #[tokio::test]
+    async fn a_failure_behind_a_redirect_names_its_peer() {
+        let away = Peer::new([hold("")]).await;
+        let to = format!("Location: http://127.0.0.1:{}/", away.port);
+        let home = Peer::new([status("302 Found", &[&to])]).await;
+        let failure = ask_within(&home, "", Duration::from_millis(200))
+            .await
+            .result
+            .unwrap_err();
+        assert!(
+            failure
+                .message
+                .ends_with(&format!("(`http://127.0.0.1:{}`)", away.port))
+        );
+
+        let port = away.port;
+        drop(away);
+        tokio::task::yield_now().await;
+        let failure = ask(&home, "").await.result.unwrap_err();
+        assert_eq!(failure.reason, Reason::ConnectRefused);
+        assert!(
+            failure
+                .message
+                .starts_with(&format!("`http://127.0.0.1:{port}`: ")),
+            "{}",
+            failure.message
+        );
+    }
+
+    #[tokio::test]
+    async fn redirects_that_are_not_followed_say_why() {
+        for (location, message) in [
+            (
+                "/again?token=x",
+                "redirected 10 times, and once more to `http://127.0.0.1:PORT`",
+            ),
+            (
+                "ftp://files.test/x",
+                "a redirect that leads to something that is not HTTP",
+            ),
+            (
+                "http://[",
+                "a redirect that leads to something that is not a URL",
+            ),
+        ] {
+            let peer = Peer::new([status("302 Found", &[&format!("Location: {location}")])]).await;
+            let failure = ask(&peer, "").await.result.unwrap_err();
+            assert_eq!(failure.reason, Reason::HttpStatus);
+            assert_eq!(failure.code.as_deref(), Some("302"));
+            assert_eq!(
+                failure.message.replace(&peer.port.to_string(), "PORT"),
+                message
+            );
+        }
+        let peer = Peer::new([status(
+            "308 Permanent Redirect",
+            &["Location: http://b.test/"],
+        )])
+        .await;
+        let failure = ask(&peer, "properties: {method: PUT, body: b}")
+            .await
+            .result
+            .unwrap_err();
+        assert_eq!(
+            failure.message,
+            "a redirect that would send the body to another origin, `http://b.test:80`, is not followed"
+        );
+        let peer = Peer::new([status("302 Found", &["Location: https://b.test/?x"])]).await;
+        let failure = ask(&peer, "properties: {followRedirects: false}")
+            .await
+            .result
+            .unwrap_err();
+        assert_eq!(failure.message, "expected 2xx, got 302 Found");
+        assert_eq!(
+            failure.hint.as_deref(),
+            Some("it redirects to `https://b.test:443`")
+        );
+    }
+
+    fn https(port: u16, authority: &Authority, lines: &str) -> String {
+        let ca = quoted(&authority.pem);
+        format!("url: https://localhost:{port}/\ncaCert: {ca}\n{lines}")
+    }
+
+    #[tokio::test]
+    async fn https_is_left_in_good_order() {
+        let authority = Authority::new("test authority");
+        let server = Authority::server(&authority.leaf("localhost", 2040), None, &[]);
+        let peer = Peer::tls(
+            [hold("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")],
+            server,
+        )
+        .await;
+        let probe = build("http", &https(peer.port, &authority, ""), &[]).unwrap();
+        let outcome = run(&probe, LONG).await;
+        assert_eq!(outcome.result, Ok(()));
+        assert!(outcome.tls.unwrap().verified);
+        peer.is_left(1).await;
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_not_good_enough_is_told_apart() {
+        let authority = Authority::new("test authority");
+        let other = Authority::new("other authority");
+        for (leaf, reason) in [
+            (authority.leaf("localhost", 2021), Reason::TlsExpired),
+            (
+                authority.leaf("elsewhere.test", 2040),
+                Reason::TlsNameMismatch,
+            ),
+            (other.leaf("localhost", 2040), Reason::TlsUnknownCa),
+        ] {
+            let peer = Peer::tls([ok("")], Authority::server(&leaf, None, &[])).await;
+            let probe = build("http", &https(peer.port, &authority, ""), &[]).unwrap();
+            let outcome = run(&probe, LONG).await;
+            assert!(outcome.tls.unwrap().earliest_expiry.is_some());
+            let failure = outcome.result.unwrap_err();
+            assert_eq!((failure.reason, failure.phase), (reason, Some(Phase::Tls)));
+
+            let lines = "properties: {insecureSkipVerify: true}";
+            let probe = build("http", &https(peer.port, &authority, lines), &[]).unwrap();
+            assert_eq!(run(&probe, LONG).await.result, Ok(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_certificate_is_shown_to_home_only() {
+        let authority = Authority::new("test authority");
+        let server = || {
+            let leaf = authority.leaf("localhost", 2040);
+            Authority::server(&leaf, Some(&authority), &[])
+        };
+        let away = Peer::tls([ok("")], server()).await;
+        let to = format!("Location: https://localhost:{}/", away.port);
+        let home = Peer::tls([ok(""), status("302 Found", &[&to])], server()).await;
+        let client = authority.leaf("probe", 2039);
+        let lines = format!(
+            "clientCert: {}\nclientKey: {}",
+            quoted(&client.cert),
+            quoted(&client.key)
+        );
+        let probe = build("http", &https(home.port, &authority, &lines), &[]).unwrap();
+        let outcome = run(&probe, LONG).await;
+        assert_eq!(outcome.result, Ok(()));
+        assert_eq!(
+            outcome.credential_expiry.unwrap().to_string(),
+            "2039-01-01T00:00:00Z"
+        );
+
+        let failure = failure(&probe, LONG).await;
+        assert_eq!(
+            (failure.reason, failure.phase),
+            (Reason::TlsOther, Some(Phase::Tls))
+        );
+        assert_eq!(failure.code.as_deref(), Some("certificate_required"));
+        assert!(
+            failure
+                .message
+                .starts_with(&format!("`https://localhost:{}`: ", away.port))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_redirect_out_of_tls_is_not_followed() {
+        let authority = Authority::new("test authority");
+        let server = Authority::server(&authority.leaf("localhost", 2040), None, &[]);
+        let peer = Peer::tls([status("302 Found", &["Location: http://b.test/"])], server).await;
+        let probe = build("http", &https(peer.port, &authority, ""), &[]).unwrap();
+        assert_eq!(
+            failure(&probe, LONG).await.message,
+            "a redirect that leads out of TLS, to `http://b.test:80`, is not followed"
+        );
+    }
+
+    #[tokio::test]
+    async fn https_to_a_plain_port_is_a_protocol_error() {
+        let script = Script::First(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
+        let peer = Peer::new([script]).await;
+        let spec = format!("url: https://127.0.0.1:{}", peer.port);
+        let probe = build("http", &spec, &[]).unwrap();
+        let failure = failure(&probe, LONG).await;
+        assert_eq!(
+            (failure.reason, failure.phase),
+            (Reason::Protocol, Some(Phase::Tls))
+        );
+    }
+
+    /// An HTTP/2 server that answers with what it was asked.
+    async fn http2_server(authority: &Authority) -> u16 {
+        let server = Authority::server(&authority.leaf("localhost", 2040), None, &["h2"]);
+        let tls = TlsAcceptor::from(Arc::new(server));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let stream = tls.accept(stream).await.unwrap();
+                    let echo =
+                        hyper::service::service_fn(|request: http::Request<Incoming>| async {
+                            let (head, body) = request.into_parts();
+                            let body = body.collect().await.unwrap().to_bytes();
+                            let text = format!(
+                                "{} {} {:?} {}",
+                                head.method,
+                                head.uri,
+                                head.headers,
+                                String::from_utf8_lossy(&body)
+                            );
+                            let mut response = http::Response::new(Full::new(Bytes::from(text)));
+                            response
+                                .headers_mut()
+                                .insert("server", HeaderValue::from_static("two/2"));
+                            Ok::<_, Infallible>(response)
+                        });
+                    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), echo)
+                        .await;
+                });
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn http2_is_spoken_where_it_is_agreed_on() {
+        let authority = Authority::new("test authority");
+        let port = http2_server(&authority).await;
+        let regex = "^POST https://virtual.test/ \\{.*\"x-key\": \"k\".*\\} hello$";
+        let lines = format!(
+            "properties: {{method: POST, body: hello, headers: {{X-Key: k, Host: virtual.test}}, bodyRegex: {}}}",
+            quoted(regex)
+        );
+        let probe = build("http", &https(port, &authority, &lines), &[]).unwrap();
+        let outcome = run(&probe, LONG).await;
+        assert_eq!(outcome.result, Ok(()));
+        assert_eq!(outcome.server.as_deref(), Some("two/2"));
+    }
+
+    #[tokio::test]
+    async fn http2_that_is_not_spoken_after_all_is_a_protocol_error() {
+        let authority = Authority::new("test authority");
+        for (script, reason) in [
+            (
+                Script::First(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
+                Reason::Protocol,
+            ),
+            (answer(""), Reason::ConnectReset),
+        ] {
+            let server = Authority::server(&authority.leaf("localhost", 2040), None, &["h2"]);
+            let peer = Peer::tls([script], server).await;
+            let probe = build("http", &https(peer.port, &authority, ""), &[]).unwrap();
+            let failure = failure(&probe, LONG).await;
+            assert_eq!(failure.reason, reason, "{}", failure.message);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hang_in_http2_leaves_nothing_open() {
+        let authority = Authority::new("test authority");
+        let server = Authority::server(&authority.leaf("localhost", 2040), None, &["h2"]);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let tls = TlsAcceptor::from(Arc::new(server));
+        let left = tokio::spawn(async move {
+            use tokio::io::AsyncReadExt;
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = tls.accept(stream).await.unwrap();
+            let mut heard = Vec::new();
+            // Whether it ends well or badly: it ends.
+            let _ = stream.read_to_end(&mut heard).await;
+        });
+        let probe = build("http", &https(port, &authority, ""), &[]).unwrap();
+        let failure = failure(&probe, Duration::from_millis(200)).await;
+        assert_eq!(
+            (failure.reason, failure.phase),
+            (Reason::Timeout, Some(Phase::Request))
+        );
+        tokio::time::timeout(LONG, left).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_silent_peer_is_a_timeout_in_the_handshake() {
+        let peer = Peer::new([hold("")]).await;
+        let spec = format!("url: https://127.0.0.1:{}", peer.port);
+        let probe = build("http", &spec, &[]).unwrap();
+        let failure = failure(&probe, Duration::from_millis(150)).await;
+        assert_eq!(
+            (failure.reason, failure.phase),
+            (Reason::Timeout, Some(Phase::Tls))
+        );
     }
 }

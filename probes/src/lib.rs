@@ -52,6 +52,8 @@ mod login;
 mod outcome;
 mod probe;
 mod scrub;
+#[cfg(test)]
+mod testing;
 mod tls;
 pub mod types;
 

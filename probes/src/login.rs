@@ -3,18 +3,19 @@
 //! Whatever it is, it becomes headers of a request. Two of them that would claim the same header are
 //! a mistake of the definition: one would be sent, and the owner could not know which.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use conncheck_config::{Field, Secret};
-use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
-use url::{Url, form_urlencoded};
+use url::form_urlencoded;
 
 use crate::address::Location;
 use crate::attempt::Attempt;
@@ -49,7 +50,7 @@ pub(crate) struct OAuthSettings {
     scope: Scope,
     /// More that the token server wants to know, such as `audience`.
     #[serde(default)]
-    params: Params,
+    params: BTreeMap<String, Secret>,
     /// How `clientID` and `clientSecret` are sent: in the `header` (Basic) or in the `body`.
     #[serde(default)]
     auth_style: AuthStyle,
@@ -69,6 +70,7 @@ pub(crate) struct Login {
     oauth: Option<OAuth>,
     /// When the bearer token ends, if it is a JWT that says so.
     expiry: Option<Timestamp>,
+    /// Those that the definition does not hold in the form in which they are sent.
     secrets: Vec<Secret>,
 }
 
@@ -80,19 +82,25 @@ impl Login {
         settings: LoginSettings,
     ) -> Result<Self, Invalid> {
         let given = Given::new(access, url, &settings)?;
-        let mut secrets: Vec<Secret> = settings.headers.secrets().cloned().collect();
-        let mut headers = settings.headers.map;
+        let mut secrets = Vec::new();
+        let mut headers = settings.headers.0;
         let mut claim = |name: HeaderName, value: HeaderValue, what: &str| {
             if headers.contains_key(&name) {
                 let message = format!("{what} and another login both set the header `{name}`");
-                return Err(access.invalid(Field::Properties, message).hint("keep one of them"));
+                return Err(access
+                    .invalid(Field::Properties, message)
+                    .hint("keep one of them"));
             }
             headers.insert(name, value);
             Ok(())
         };
         let mut expiry = None;
         if let Some((name, key)) = given.api_key {
-            claim(name, sendable(&access, "the API key", "", &key)?, "`apiKeyHeader`")?;
+            claim(
+                name,
+                sendable(&access, "the API key", "", &key)?,
+                "`apiKeyHeader`",
+            )?;
         }
         if let Some((username, password)) = given.basic {
             let value = basic(&access, username.as_ref(), &password)?;
@@ -103,7 +111,6 @@ impl Login {
             expiry = expiry_of(token.expose());
             let value = sendable(&access, "the bearer token", "Bearer ", &token)?;
             claim(header::AUTHORIZATION, value, "the bearer token")?;
-            secrets.push(token);
         }
         let oauth = match settings.oauth {
             None => None,
@@ -117,7 +124,7 @@ impl Login {
             }
             Some(oauth) => Some(OAuth::new(&access, oauth, given.client_secret)?),
         };
-        secrets.extend(oauth.iter().flat_map(OAuth::secrets));
+        secrets.extend(oauth.iter().filter_map(|oauth| oauth.authorization.clone()));
         Ok(Self {
             headers,
             oauth,
@@ -144,9 +151,13 @@ impl Login {
         Ok(res)
     }
 
-    /// What must never be printed.
+    /// What must not be printed either: credentials in the form in which they are sent.
     pub(crate) fn secrets(&self) -> &[Secret] {
         &self.secrets
+    }
+
+    fn sends_authorization(&self) -> bool {
+        self.oauth.is_some() || self.headers.contains_key(header::AUTHORIZATION)
     }
 
     /// More about a 401 or 403, from what we know of the login.
@@ -163,6 +174,13 @@ impl Login {
         if let Some(expiry) = self.expiry.filter(|expiry| *expiry < Timestamp::now()) {
             return cause.hint(format!("the bearer token ended {expiry}: renew it"));
         }
+        if response.status == StatusCode::UNAUTHORIZED && self.sends_authorization() {
+            let accepts = match response.challenges() {
+                Some(challenges) => format!("; it accepts {challenges}"),
+                None => String::new(),
+            };
+            return cause.hint(format!("it refused the login that was sent{accepts}"));
+        }
         cause
     }
 }
@@ -178,31 +196,36 @@ struct Given {
 impl Given {
     /// The secret's single key has one meaning: the client secret of an `oauth` that has none, the
     /// value of `apiKeyHeader`, the password of a `username` that has none, or else a bearer token.
-    fn new(
-        access: Access<'_>,
-        url: &Location,
-        settings: &LoginSettings,
-    ) -> Result<Self, Invalid> {
+    fn new(access: Access<'_>, url: &Location, settings: &LoginSettings) -> Result<Self, Invalid> {
         let resolved = access.resolved();
         let other = |names: &[&str]| {
             let named = names.iter().find_map(|name| resolved.others.get(*name));
             named.cloned()
         };
         let username = access.username(url.username.as_deref());
-        let mut password = (resolved.password.clone())
-            .or_else(|| url.password.as_deref().map(Secret::new));
+        let mut password =
+            (resolved.password.clone()).or_else(|| url.password.as_deref().map(Secret::new));
         let mut key = resolved.key.clone();
         let mut take_key = |is_meant: bool| if is_meant { key.take() } else { None };
 
-        let wants_secret = settings.oauth.as_ref().is_some_and(|oauth| oauth.client_secret.is_none());
-        let client_secret = take_key(wants_secret)
-            .or_else(|| other(&["clientSecret", "client-secret", "client_secret"]));
+        let wants_secret = settings
+            .oauth
+            .as_ref()
+            .is_some_and(|oauth| oauth.client_secret.is_none());
+        let client_secret =
+            take_key(wants_secret).or_else(|| other(&["clientSecret", "client-secret"]));
         let api_key = match &settings.api_key_header {
             None => None,
             Some(Name(name)) => {
                 let value = take_key(true)
-                    .or_else(|| other(&["api-key", "apiKey", "apikey", "api_key", "key", "token"]))
-                    .or_else(|| if username.is_none() { password.take() } else { None });
+                    .or_else(|| other(&["api-key", "apiKey", "token"]))
+                    .or_else(|| {
+                        if username.is_none() {
+                            password.take()
+                        } else {
+                            None
+                        }
+                    });
                 let Some(value) = value else {
                     return Err(access
                         .invalid(Field::Properties, "`apiKeyHeader` without an API key")
@@ -220,14 +243,19 @@ impl Given {
             (Some(_), None) => {
                 return Err(access
                     .invalid(Field::Username, "a username without a password")
-                    .hint("give `password` or a `secretRef`; if it is empty, say `password: \"\"`"));
+                    .hint("give `password` or a `secretRef`"));
             }
         };
         let bearer = match (take_key(true), &settings.bearer) {
             (Some(_), Some(_)) => {
                 return Err(access
-                    .invalid(Field::Properties, "two bearer tokens: `bearer`, and the secret's")
-                    .hint("leave `bearer` out, or give `apiKeyHeader` if the secret is an API key"));
+                    .invalid(
+                        Field::Properties,
+                        "two bearer tokens: `bearer`, and the secret's",
+                    )
+                    .hint(
+                        "leave `bearer` out, or give `apiKeyHeader` if the secret is an API key",
+                    ));
             }
             (Some(token), None) => Some(token),
             (None, Some(token)) => Some(token.clone()),
@@ -257,14 +285,15 @@ fn sendable(
     if secret.is_empty() {
         return Err(access.invalid(Field::SecretRef, format!("{what} is empty")));
     }
-    let mut value = HeaderValue::from_str(&format!("{prefix}{}", secret.expose())).map_err(|_| {
-        access
-            .invalid(
-                Field::SecretRef,
-                format!("{what} has line ends or other characters that no header may have"),
-            )
-            .hint("is it the right key of the secret?")
-    })?;
+    let mut value =
+        HeaderValue::from_str(&format!("{prefix}{}", secret.expose())).map_err(|_| {
+            access
+                .invalid(
+                    Field::SecretRef,
+                    format!("{what} has line ends or other characters that no header may have"),
+                )
+                .hint("is it the right key of the secret?")
+        })?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -276,7 +305,10 @@ fn basic(
 ) -> Result<HeaderValue, Invalid> {
     let username = username.map(Secret::expose).unwrap_or_default();
     if username.contains(':') {
-        return Err(access.invalid(Field::Username, "a username cannot have a `:` in it over HTTP"));
+        return Err(access.invalid(
+            Field::Username,
+            "a username cannot have a `:` in it over HTTP",
+        ));
     }
     let pair = Secret::new(format!("{username}:{}", password.expose()));
     sendable(
@@ -303,7 +335,9 @@ fn expiry_of(token: &str) -> Option<Timestamp> {
     let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else {
         return None;
     };
-    let payload = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+    let payload = BASE64_URL_SAFE_NO_PAD
+        .decode(payload.trim_end_matches('='))
+        .ok()?;
     let claims: Claims = serde_json::from_slice(&payload).ok()?;
     Timestamp::from_second(claims.exp as i64).ok()
 }
@@ -312,7 +346,7 @@ fn expiry_of(token: &str) -> Option<Timestamp> {
 /// yesterday would hide that the token server is down today.
 struct OAuth {
     request: Request,
-    client_secret: Secret,
+    /// As it is sent, if it is sent in the header.
     authorization: Option<Secret>,
 }
 
@@ -329,7 +363,7 @@ impl OAuth {
             .client_id
             .or_else(|| {
                 let others = &access.resolved().others;
-                ["clientID", "clientId", "client-id", "client_id"]
+                ["clientID", "client-id"]
                     .iter()
                     .find_map(|name| others.get(*name).cloned())
             })
@@ -347,7 +381,7 @@ impl OAuth {
         if !settings.scope.0.is_empty() {
             form.append_pair("scope", &settings.scope.0);
         }
-        for (name, value) in &settings.params.0 {
+        for (name, value) in &settings.params {
             form.append_pair(name, value.expose());
         }
         let mut headers = HeaderMap::new();
@@ -380,15 +414,8 @@ impl OAuth {
                 headers,
                 body: Bytes::from(form.finish()),
             },
-            client_secret,
             authorization,
         })
-    }
-
-    fn secrets(&self) -> impl Iterator<Item = Secret> {
-        [Some(self.client_secret.clone()), self.authorization.clone()]
-            .into_iter()
-            .flatten()
     }
 
     async fn token(&self, attempt: &mut Attempt, client: &Client) -> Result<HeaderValue, Failure> {
@@ -412,8 +439,13 @@ fn read_token(response: &Response) -> Result<HeaderValue, Cause> {
     }
     let granted: Granted = response.json()?;
     // Some leave it out, though RFC 6749 asks for it.
-    if let Some(other) = granted.token_type.filter(|ty| !ty.eq_ignore_ascii_case("bearer")) {
-        return Err(Cause::protocol(format!("the token is not a bearer token but `{other}`")));
+    if let Some(other) = granted
+        .token_type
+        .filter(|ty| !ty.eq_ignore_ascii_case("bearer"))
+    {
+        return Err(Cause::protocol(format!(
+            "the token is not a bearer token but `{other}`"
+        )));
     }
     let mut value = HeaderValue::from_str(&format!("Bearer {}", granted.access_token.expose()))
         .map_err(|_| Cause::protocol("the token cannot be sent in a header"))?;
@@ -467,20 +499,9 @@ fn refusal(response: &Response) -> Cause {
 
 /// Headers as the owner writes them: a mapping, or a list of `{name, value}`.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Headers {
-    map: HeaderMap,
-    values: Vec<Secret>,
-}
+pub(crate) struct Headers(HeaderMap);
 
 impl Headers {
-    /// The values that may be secret: what everybody sends is not.
-    fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        const SHORTEST: usize = 6;
-        self.values
-            .iter()
-            .filter(|value| value.expose().len() >= SHORTEST)
-    }
-
     fn add<E: de::Error>(&mut self, Name(name): Name, value: Secret) -> Result<(), E> {
         let value = value.trimmed();
         let mut sent = HeaderValue::from_str(value.expose()).map_err(|_| {
@@ -491,21 +512,8 @@ impl Headers {
         if name == header::HOST && value.expose().parse::<http::uri::Authority>().is_err() {
             return Err(E::custom("the header `host` is not a host name"));
         }
-        let is_public = [
-            header::ACCEPT,
-            header::ACCEPT_ENCODING,
-            header::ACCEPT_LANGUAGE,
-            header::CACHE_CONTROL,
-            header::CONTENT_TYPE,
-            header::HOST,
-            header::USER_AGENT,
-        ]
-        .contains(&name);
-        if !is_public {
-            sent.set_sensitive(true);
-            self.values.push(value);
-        }
-        self.map.append(name, sent);
+        sent.set_sensitive(true);
+        self.0.append(name, sent);
         Ok(())
     }
 }
@@ -609,13 +617,434 @@ impl<'de> Deserialize<'de> for Scope {
     }
 }
 
-/// Names and values, in the owner's order.
-#[derive(Debug, Default)]
-struct Params(Vec<(String, Secret)>);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{LONG, Peer, answer, build, failure, ok, run, status};
 
-impl<'de> Deserialize<'de> for Params {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let map = std::collections::BTreeMap::<String, Secret>::deserialize(deserializer)?;
-        Ok(Self(map.into_iter().collect()))
+    /// The header that a definition makes of its login.
+    async fn sent(lines: &str, secret: &[(&str, &str)], header: &str) -> Option<String> {
+        let peer = Peer::new([ok("")]).await;
+        let at = format!("127.0.0.1:{}", peer.port);
+        let spec = match lines.contains("url:") {
+            true => lines.replace("HOST", &at),
+            false => format!("url: http://{at}\n{lines}"),
+        };
+        let outcome = run(&build("http", &spec, secret).unwrap(), LONG).await;
+        assert_eq!(outcome.result, Ok(()));
+        let prefix = format!("{header}: ");
+        let heard = peer.heard();
+        let mut lines = heard[0].lines();
+        lines.find_map(|line| line.strip_prefix(&prefix).map(str::to_owned))
+    }
+
+    #[tokio::test]
+    async fn each_login_is_sent_as_it_should_be() {
+        const KEY: &str = "secretRef: {name: login, key: api-key}\n";
+        const WHOLE: &str = "secretRef: {name: login}\n";
+        let basic = "Basic cHJvYmU6cMOkc3M6dw=="; // probe:päss:w
+        for (lines, secret, header, value) in [
+            (
+                "username: probe\npassword: päss:w",
+                &[][..],
+                "Authorization",
+                basic,
+            ),
+            (
+                "url: http://probe:p%C3%A4ss%3Aw@HOST/",
+                &[],
+                "Authorization",
+                basic,
+            ),
+            (
+                &format!("url: http://other:thing@HOST/\n{WHOLE}"),
+                &[("username", "probe"), ("password", "päss:w\n")],
+                "Authorization",
+                basic,
+            ),
+            (
+                &format!("username: probe\n{KEY}"),
+                &[("api-key", "päss:w")],
+                "Authorization",
+                basic,
+            ),
+            (
+                "properties: {bearer: abc}",
+                &[],
+                "Authorization",
+                "Bearer abc",
+            ),
+            (KEY, &[("api-key", "k3y\n")], "Authorization", "Bearer k3y"),
+            (WHOLE, &[("token", "k3y")], "Authorization", "Bearer k3y"),
+            (
+                &format!("{KEY}properties: {{apiKeyHeader: X-Api-Key}}"),
+                &[("api-key", "k3y")],
+                "X-Api-Key",
+                "k3y",
+            ),
+            (
+                &format!("{WHOLE}properties: {{apiKeyHeader: X-Api-Key}}"),
+                &[("apiKey", "k3y")],
+                "X-Api-Key",
+                "k3y",
+            ),
+            (
+                "password: k3y\nproperties: {apiKeyHeader: X-Api-Key}",
+                &[],
+                "X-Api-Key",
+                "k3y",
+            ),
+            (
+                &format!("{KEY}properties: {{apiKeyHeader: X-Api-Key, bearer: abc}}"),
+                &[("api-key", "k3y")],
+                "Authorization",
+                "Bearer abc",
+            ),
+            (
+                "properties: {headers: [{name: x-a, value: 1}, {name: X-B, value: two}]}",
+                &[],
+                "X-B",
+                "two",
+            ),
+            (
+                "properties: {headers: {x-a: secret://login/h}}",
+                &[("h", "from a secret\n")],
+                "X-A",
+                "from a secret",
+            ),
+            (
+                "properties: {headers: {User-Agent: me}}",
+                &[],
+                "User-Agent",
+                "me",
+            ),
+        ] {
+            assert_eq!(
+                sent(lines, secret, header).await.as_deref(),
+                Some(value),
+                "{lines}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_login_that_cannot_be_meant_is_refused() {
+        const URL: &str = "url: http://h.test\n";
+        for (lines, message) in [
+            ("username: probe", "a username without a password"),
+            (
+                "username: 'pro:be'\npassword: pass",
+                "a username cannot have a `:` in it over HTTP",
+            ),
+            (
+                "username: probe\npassword: pass\nproperties: {bearer: abc}",
+                "the bearer token and another login both set the header `authorization`",
+            ),
+            (
+                "properties: {bearer: abc, headers: {authorization: Basic x}}",
+                "the bearer token and another login both set the header `authorization`",
+            ),
+            (
+                "properties: {bearer: abc, oauth: {tokenURL: 'http://t.test', clientID: a, clientSecret: b}}",
+                "`oauth` and another login both set the header `authorization`",
+            ),
+            (
+                "secretRef: {name: login, key: k}\nproperties: {bearer: abc}",
+                "two bearer tokens: `bearer`, and the secret's",
+            ),
+            (
+                "properties: {apiKeyHeader: X-Key}",
+                "`apiKeyHeader` without an API key",
+            ),
+            (
+                "properties: {bearer: 'a\u{1}b'}",
+                "the bearer token has line ends or other characters that no header may have",
+            ),
+            (
+                "properties: {oauth: {tokenURL: 'http://t.test', clientID: a}}",
+                "`oauth` has no `clientSecret`",
+            ),
+            (
+                "properties: {oauth: {tokenURL: 'http://t.test', clientSecret: a}}",
+                "`oauth` has no `clientID`",
+            ),
+            (
+                "properties: {oauth: {tokenURL: t.test, clientID: a, clientSecret: b}}",
+                "bad `oauth.tokenURL`: it has no scheme (`redis://`, `https://` …)",
+            ),
+            (
+                "properties: {headers: {'a b': c}}",
+                "`properties.headers.a b`: not a header name: letters, digits and `-` only",
+            ),
+            (
+                "properties: {headers: {Content-Length: 1}}",
+                "`properties.headers.Content-Length`: this header is conncheck's to set",
+            ),
+            (
+                "properties: {headers: {X-A: \"hun\\nter2\"}}",
+                "`properties.headers`: the value of header `x-a` has line ends or other characters that no header may have",
+            ),
+            (
+                "properties: {headers: {host: a b}}",
+                "`properties.headers`: the header `host` is not a host name",
+            ),
+            (
+                "properties: {headers: nothing}",
+                "`properties.headers`: expected a mapping of headers, or a list of `name` and `value`, found text",
+            ),
+            (
+                "properties: {headers: [{name: a, valu: b}]}",
+                "unknown field `valu` in `properties.headers[0]`",
+            ),
+            (
+                "properties: {oauth: {tokenURL: 'http://t.test', authStyle: both}}",
+                "`properties.oauth.authStyle`: expected `header` or `body`",
+            ),
+        ] {
+            let spec = format!(
+                "{URL}{}",
+                lines
+                    .replace('\u{1}', "\\u0001")
+                    .replace("'a\\u0001b'", "\"a\\u0001b\"")
+            );
+            let Err(invalid) = build("http", &spec, &[("k", "k3y")]) else {
+                panic!("{lines}: nothing is wrong");
+            };
+            assert_eq!(invalid[0].message, message, "{lines}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_peer_echoes_of_a_login_is_not_printed() {
+        let peer = Peer::new([ok(
+            r#"{"auth": "Basic cHJvYmU6aHVudGVyMg==", "pass": "hunter2"}"#,
+        )])
+        .await;
+        for path in ["$.auth", "$.pass"] {
+            let spec = format!(
+                "url: http://probe:hunter2@127.0.0.1:{}\nproperties: {{jsonPath: {path}, equals: x}}",
+                peer.port
+            );
+            let failure = failure(&build("http", &spec, &[]).unwrap(), LONG).await;
+            assert_eq!(failure.reason, Reason::Assertion);
+            assert!(
+                failure.message.contains("[redacted]"),
+                "{}",
+                failure.message
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_jwt_says_when_it_ends() {
+        let jwt = |exp: i64| {
+            let payload =
+                BASE64_URL_SAFE_NO_PAD.encode(format!(r#"{{"sub":"probe","exp":{exp}}}"#));
+            format!("eyJhbGciOiJub25lIn0.{payload}.c2lnbmF0dXJl")
+        };
+        let peer = Peer::new([status("401 Unauthorized", &[])]).await;
+        let spec = format!(
+            "url: http://127.0.0.1:{}\nproperties: {{bearer: {}}}",
+            peer.port,
+            jwt(1_600_000_000)
+        );
+        let outcome = run(&build("http", &spec, &[]).unwrap(), LONG).await;
+        assert_eq!(
+            outcome.credential_expiry.unwrap().as_second(),
+            1_600_000_000
+        );
+        assert_eq!(
+            outcome.result.unwrap_err().hint.as_deref(),
+            Some("the bearer token ended 2020-09-13T12:26:40Z: renew it")
+        );
+        for other in ["abc", "a.b", "a.b.c", "a.b.c.d"] {
+            assert_eq!(expiry_of(other), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_that_is_refused_is_told_from_one_that_is_missing() {
+        for (lines, hint) in [
+            ("", "it wants a login: `Basic` (realm `x`)"),
+            (
+                "properties: {bearer: abcdef}",
+                "it refused the login that was sent; it accepts `Basic` (realm `x`)",
+            ),
+        ] {
+            let script = status("401 Unauthorized", &["WWW-Authenticate: Basic realm=\"x\""]);
+            let peer = Peer::new([script]).await;
+            let spec = format!("url: http://127.0.0.1:{}\n{lines}", peer.port);
+            let failure = failure(&build("http", &spec, &[]).unwrap(), LONG).await;
+            assert_eq!(failure.hint.as_deref(), Some(hint));
+        }
+    }
+
+    fn json(status: &str, body: &str) -> crate::testing::Script {
+        answer(format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+
+    fn oauth(home: &Peer, idp: &Peer, more: &str) -> std::sync::Arc<dyn crate::Probe> {
+        let spec = format!(
+            "url: http://127.0.0.1:{}\nproperties:\n  oauth: {{tokenURL: 'http://127.0.0.1:{}/token?tenant=x', clientID: 'pro be', clientSecret: 's3cr&t'{more}}}",
+            home.port, idp.port
+        );
+        build("http", &spec, &[]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_token_is_asked_for_and_sent() {
+        let home = Peer::new([ok("")]).await;
+        for token_type in [r#""token_type": "bearer","#, ""] {
+            let idp = Peer::new([json(
+                "200 OK",
+                &format!(r#"{{"access_token": "t0ken", {token_type} "expires_in": 300}}"#),
+            )])
+            .await;
+            let outcome = run(
+                &oauth(
+                    &home,
+                    &idp,
+                    ", scope: [a, b], params: {audience: 'api://x'}",
+                ),
+                LONG,
+            )
+            .await;
+            assert_eq!(outcome.result, Ok(()));
+            let phases: Vec<Phase> = outcome.phases.iter().map(|(phase, _)| *phase).collect();
+            assert_eq!(phases, [Phase::Connect, Phase::Auth, Phase::Request]);
+            let asked = &idp.heard()[0];
+            assert!(
+                asked.starts_with("POST /token?tenant=x HTTP/1.1\r\n"),
+                "{asked}"
+            );
+            assert!(
+                asked.contains("Authorization: Basic cHJvK2JlOnMzY3IlMjZ0\r\n"),
+                "{asked}"
+            ); // pro+be:s3cr%26t
+            assert!(asked.contains("Content-Type: application/x-www-form-urlencoded\r\n"));
+            assert!(
+                asked.ends_with(
+                    "\r\n\r\ngrant_type=client_credentials&scope=a+b&audience=api%3A%2F%2Fx"
+                ),
+                "{asked}"
+            );
+            assert!(
+                home.heard()
+                    .pop()
+                    .unwrap()
+                    .contains("Authorization: Bearer t0ken\r\n")
+            );
+        }
+        let idp = Peer::new([json("200 OK", r#"{"access_token": "t0ken"}"#)]).await;
+        assert_eq!(
+            run(&oauth(&home, &idp, ", authStyle: body"), LONG)
+                .await
+                .result,
+            Ok(())
+        );
+        let asked = &idp.heard()[0];
+        assert!(!asked.contains("Authorization"), "{asked}");
+        assert!(
+            asked.ends_with("client_id=pro+be&client_secret=s3cr%26t"),
+            "{asked}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_not_given_has_its_reason() {
+        let home = Peer::new([ok("")]).await;
+        for (script, reason, code, message) in [
+            (
+                json(
+                    "401 Unauthorized",
+                    r#"{"error": "invalid_client", "error_description": "wrong s3cr&t"}"#,
+                ),
+                Reason::Auth,
+                Some("invalid_client"),
+                "invalid_client: wrong [redacted]",
+            ),
+            (
+                json("400 Bad Request", r#"{"error": "invalid_scope"}"#),
+                Reason::Permission,
+                Some("invalid_scope"),
+                "invalid_scope",
+            ),
+            (
+                json("401 Unauthorized", "no"),
+                Reason::Auth,
+                Some("401"),
+                "expected a token, got 401 Unauthorized",
+            ),
+            (
+                status("503 Service Unavailable", &[]),
+                Reason::Unavailable,
+                Some("503"),
+                "expected a token, got 503 Service Unavailable",
+            ),
+            (
+                status("302 Found", &["Location: /login"]),
+                Reason::HttpStatus,
+                Some("302"),
+                "expected a token, got 302 Found",
+            ),
+            (
+                json("200 OK", "<html>"),
+                Reason::Protocol,
+                None,
+                "the answer (6 bytes of application/json) is not JSON",
+            ),
+            (
+                json("200 OK", "{}"),
+                Reason::Protocol,
+                None,
+                "the answer (2 bytes of application/json) is JSON, but not what was expected",
+            ),
+            (
+                json("200 OK", r#"{"access_token": "t", "token_type": "DPoP"}"#),
+                Reason::Protocol,
+                None,
+                "the token is not a bearer token but `DPoP`",
+            ),
+        ] {
+            let idp = Peer::new([script]).await;
+            let outcome = run(&oauth(&home, &idp, ""), LONG).await;
+            assert_eq!(outcome.http_status, None);
+            let failure = outcome.result.unwrap_err();
+            assert_eq!(
+                (failure.reason, failure.phase),
+                (reason, Some(Phase::Auth)),
+                "{}",
+                failure.message
+            );
+            assert_eq!(failure.code.as_deref(), code);
+            let server = format!("token server `http://127.0.0.1:{}`: ", idp.port);
+            assert_eq!(failure.message.strip_prefix(&server), Some(message));
+        }
+        assert!(home.heard().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_token_server_that_is_down_is_named() {
+        let home = Peer::new([ok("")]).await;
+        let idp = Peer::new([ok("")]).await;
+        let probe = oauth(&home, &idp, "");
+        let port = idp.port;
+        drop(idp);
+        tokio::task::yield_now().await;
+        let failure = failure(&probe, LONG).await;
+        assert_eq!(
+            (failure.reason, failure.phase),
+            (Reason::ConnectRefused, Some(Phase::Connect))
+        );
+        assert!(
+            failure
+                .message
+                .starts_with(&format!("`http://127.0.0.1:{port}`: ")),
+            "{}",
+            failure.message
+        );
     }
 }

@@ -57,6 +57,7 @@ macro_rules! types {
 }
 
 types! {
+    http => Http, "http", ["https"], ["http", "https"];
 
     redis "redis" => Redis, "redis", ["valkey"], ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix"];
 
