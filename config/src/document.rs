@@ -228,20 +228,13 @@ impl Loader {
         }
         let wrong_version = match api_version {
             Some(API_VERSION) => None,
-            Some(_) => Some("another `apiVersion`"),
+            Some(_) => Some("`apiVersion` is not the documented one"),
             None => Some("no `apiVersion`"),
         };
         if let Some(problem) = wrong_version {
             let node = root.get("apiVersion").unwrap_or(root);
-            let warning = Mistake::new(&node.place, format!("{problem} than is documented"))
+            let warning = Mistake::new(&node.place, problem)
                 .hint(format!("write `apiVersion: {API_VERSION}`"));
-            let warning = match api_version {
-                Some(_) => warning,
-                None => Mistake {
-                    message: problem.to_owned(),
-                    ..warning
-                },
-            };
             self.loaded
                 .warnings
                 .push(warning.of(type_name.clone(), id.clone()));
@@ -299,7 +292,12 @@ impl Loader {
             RefKind::ConfigMap => reader.plain(root.get("data"), "data", &mut values),
         }
         let wrong = !reader.mistakes.is_empty();
-        report.add_all(reader.mistakes);
+        for mut mistake in reader.mistakes {
+            if let Some(id) = &metadata.id {
+                mistake.message = format!("{} `{id}`: {}", kind.noun(), mistake.message);
+            }
+            report.add(mistake, None, None);
+        }
         let Some(id) = metadata.id.filter(|_| !wrong) else {
             return;
         };
@@ -370,7 +368,7 @@ fn no_kind(root: &Node) -> Mistake {
         .find(|entry| nearest(&entry.key, &["kind"]).is_some());
     match meant {
         Some(entry) => mistake.hint(format!(
-            "did you mean `kind` by {} on line {}?",
+            "write `kind` in place of {} on line {}",
             quoted(&entry.key),
             entry.place.line
         )),

@@ -424,14 +424,24 @@ impl<'a> Builder<'a> {
                     unknown: false,
                 };
                 let mut node = Node::new(at, Data::Scalar(scalar));
-                self.judge_tag(&mut node, tag.as_deref());
+                self.judge_tag(&mut node, tag.as_deref(), &span);
                 self.built(Built { node, size }, anchor);
             }
             Event::SequenceStart(_, anchor, tag) => {
-                self.start(Node::new(at, Data::Seq(Vec::new())), anchor, tag.as_deref())?;
+                self.start(
+                    Node::new(at, Data::Seq(Vec::new())),
+                    anchor,
+                    tag.as_deref(),
+                    &span,
+                )?;
             }
             Event::MappingStart(_, anchor, tag) => {
-                self.start(Node::new(at, Data::Map(Vec::new())), anchor, tag.as_deref())?;
+                self.start(
+                    Node::new(at, Data::Map(Vec::new())),
+                    anchor,
+                    tag.as_deref(),
+                    &span,
+                )?;
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(anchor) => self.alias(anchor, at)?,
@@ -446,11 +456,17 @@ impl<'a> Builder<'a> {
         Ok(None)
     }
 
-    fn start(&mut self, mut node: Node, anchor: usize, tag: Option<&Tag>) -> Result<(), Mistake> {
+    fn start(
+        &mut self,
+        mut node: Node,
+        anchor: usize,
+        tag: Option<&Tag>,
+        span: &Span,
+    ) -> Result<(), Mistake> {
         if self.open.len() >= MAX_DEPTH {
             return Err(too_deep(&node.place));
         }
-        self.judge_tag(&mut node, tag);
+        self.judge_tag(&mut node, tag, span);
         self.open.push(Open {
             node,
             anchor,
@@ -524,7 +540,7 @@ impl<'a> Builder<'a> {
         } else {
             let mistake = Mistake::new(
                 &at,
-                format!("the aliases of this file stand for more than {ALIAS_BUDGET} values"),
+                "the aliases of this file stand for more than 250,000 values",
             )
             .hint("write the values out, or split the file");
             self.put_unknown(at, mistake);
@@ -563,13 +579,15 @@ impl<'a> Builder<'a> {
     }
 
     /// A tag of YAML's own may stand; any other would be ignored, which is worse than refused.
-    fn judge_tag(&self, node: &mut Node, tag: Option<&Tag>) {
+    fn judge_tag(&self, node: &mut Node, tag: Option<&Tag>, span: &Span) {
         if let Some(tag) = tag
             && tag.is_custom()
             && tag.original() != "!"
         {
             // The tag may be the beginning of a password, so it is not quoted.
-            let mistake = Mistake::new(&node.place, "a YAML tag (`!…`) that means nothing here")
+            let mark = span.tag_start().unwrap_or(span.start);
+            let at = place(self.file, mark.line(), mark.col() + 1);
+            let mistake = Mistake::new(&at, "a YAML tag (`!…`) that means nothing here")
                 .hint("a text that starts with `!` needs quotes");
             node.blame(mistake);
         }
@@ -756,7 +774,11 @@ fn syntax(at: &Place, kind: &ErrorKind) -> Mistake {
             "expected `key: value`".to_owned(),
             "is the line indented like its neighbours, with a `:` and a space behind the key?",
         ),
-        K::InvalidIndentation | K::InvalidBlockScalarIndent | K::InvalidQuotedScalarIndent => (
+        K::InvalidQuotedScalarIndent => (
+            "a quoted text goes on here without being indented".to_owned(),
+            "is its closing quote missing?",
+        ),
+        K::InvalidIndentation | K::InvalidBlockScalarIndent => (
             "wrong indentation".to_owned(),
             "indent the line like its neighbours",
         ),

@@ -220,7 +220,7 @@ impl Reader {
 
     fn key_ref(&mut self, kind: RefKind, node: &Node, path: &str) -> Option<Value> {
         let node = self.mapping(Some(node), path)?;
-        self.known_fields(node, path, &["name", "key", "optional"], &[]);
+        self.known_fields(node, path, &["name", "key"], &[]);
         let name = self.object_name(node, path);
         let key = self.required(node, "key", path);
         Some(Value {
@@ -269,7 +269,7 @@ impl Reader {
             Ok(()) => Some(name.to_owned()),
             Err(problem) => {
                 let message = format!("`{path}` {problem}");
-                let hint = value::mended_name(name);
+                let hint = value::mended_name(name, label);
                 self.blame(Mistake::new(&node.place, message).maybe_hint(hint));
                 None
             }

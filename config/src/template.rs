@@ -132,8 +132,8 @@ pub(crate) fn unknown_variable(name: &str, properties: &[&str]) -> (String, Stri
     (
         "unknown template variable".to_owned(),
         format!(
-            "known are {} and `properties.KEY`; for the brackets themselves write `$$(` or `$${{{{`",
-            listed(&NAMES)
+            "known are {}; for the brackets themselves write `$$(` or `$${{{{`",
+            listed(&[&NAMES[..], &["properties.KEY"]].concat())
         ),
     )
 }

@@ -167,22 +167,23 @@ pub(crate) fn check_name(name: &str, label: bool) -> Result<(), String> {
     let ends = edge(name.as_bytes()[0]) && edge(name.as_bytes()[name.len() - 1]);
     match ends && name.bytes().all(inner) && !name.contains("..") {
         true => Ok(()),
-        false if label => Err("may have small letters, digits and `-` inside".to_owned()),
-        false => Err("may have small letters, digits, and `-` and `.` inside".to_owned()),
+        false if label => Err("may only have lower-case letters, digits and inner `-`".to_owned()),
+        false => Err("may only have lower-case letters, digits and inner `-` and `.`".to_owned()),
     }
 }
 
 /// A name close to `name` that Kubernetes would take, for a hint.
-pub(crate) fn mended_name(name: &str) -> Option<String> {
+pub(crate) fn mended_name(name: &str, label: bool) -> Option<String> {
     let mended: String = name
         .trim()
         .chars()
         .map(|c| match c.to_ascii_lowercase() {
             ' ' | '_' | '/' => '-',
+            '.' if label => '-',
             c => c,
         })
         .collect();
-    check_name(&mended, false)
+    check_name(&mended, label)
         .is_ok()
         .then(|| format!("did you mean {}?", quoted(&mended)))
 }
@@ -253,7 +254,7 @@ mod tests {
         }
         assert!(check_name("a.b", true).is_err());
         assert_eq!(
-            mended_name("My DB").as_deref(),
+            mended_name("My DB", false).as_deref(),
             Some("did you mean `my-db`?")
         );
     }

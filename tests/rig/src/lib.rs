@@ -1,1 +1,53 @@
+//! What conncheck is tested against, and what its demo shows: real servers on free ports of 127.0.0.1 with
+//! certificates made for the occasion, and peers of our own that do everything wrong.
+//!
+//! ```no_run
+//! use conncheck_rig::{Rig, need};
+//!
+//! #[test]
+//! fn a_probe_logs_in() {
+//!     let rig = Rig::shared();
+//!     let postgres = need!(rig.postgres());
+//!     println!("{}", postgres.url("probe"));
+//! }
+//! ```
+//!
+//! Nothing here outlives the test: see [`process`].
+//!
+//! Everybody's password is [`PASSWORD`].
 
+// The rig measures how long real servers take and waits for them; there is no runtime whose clock could be paused.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
+
+mod acceptor;
+pub mod dns;
+mod error;
+pub mod faults;
+pub mod http;
+pub mod install;
+pub mod nginx;
+pub mod pki;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod prometheus;
+pub mod redis;
+mod rig;
+mod shared;
+mod user;
+
+pub use crate::{
+    dns::{Answer, DnsServer},
+    error::{Error, Result},
+    faults::{BlackHole, Peer, Step},
+    http::{HttpPeer, TokenServer},
+    nginx::Nginx,
+    pki::{Certified, Pki},
+    postgres::Postgres,
+    process::Process,
+    redis::Redis,
+    rig::{PostgresKind, REQUIRE_SERVERS, RedisKind, Rig, Skipped},
+};
+
+/// Of every user on every server here.
+pub const PASSWORD: &str = "probe-password";

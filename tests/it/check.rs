@@ -1,0 +1,140 @@
+//! The one place that knows the API: a definition in, an outcome out.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use conncheck_config::{Connection, Loader, NoLookup, Secret, Trust};
+use conncheck_probes::{Env, Files, Outcome, Probe, ResolverChoice, types};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+/// Longer than any loopback conversation, shorter than anybody's patience.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// For peers that are expected to hang.
+pub(crate) const SHORT: Duration = Duration::from_millis(400);
+
+/// Where all attempts of these tests run.
+pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+});
+
+/// Files that a definition names, read as they are.
+pub(crate) struct OnDisk;
+
+impl Files for OnDisk {
+    fn read(&self, path: &str) -> Result<Secret, String> {
+        std::fs::read_to_string(path)
+            .map(Secret::new)
+            .map_err(|error| format!("`{path}` cannot be read: {error}"))
+    }
+}
+
+/// One attempt of the connection with this `spec`.
+pub(crate) fn attempt(spec: &Value) -> Outcome {
+    attempt_within(TIMEOUT, spec)
+}
+
+/// One attempt with a deadline of its own.
+pub(crate) fn attempt_within(timeout: Duration, spec: &Value) -> Outcome {
+    attempt_with(timeout, &ResolverChoice::Auto, spec)
+}
+
+/// One attempt with a resolver of its own.
+pub(crate) fn attempt_with(timeout: Duration, resolver: &ResolverChoice, spec: &Value) -> Outcome {
+    let probe = probe(spec);
+    let outcome = RUNTIME.block_on(async {
+        let env = Env::new(resolver).expect("a resolver");
+        conncheck_probes::run(&probe, timeout, &env).await
+    });
+    assert!(
+        outcome.duration <= timeout + Duration::from_millis(250),
+        "within the deadline: {outcome:?}"
+    );
+    outcome
+}
+
+/// The probe that a `spec` describes.
+pub(crate) fn probe(spec: &Value) -> Arc<dyn Probe> {
+    let connection = connection(spec);
+    let name = spec["type"].as_str().expect("a type");
+    let info = types::find(name).expect("a known type");
+    let resolved = connection
+        .resolve(info.name, &NoLookup)
+        .unwrap_or_else(|unresolved| panic!("{unresolved:?}"));
+    info.build(&resolved, &OnDisk)
+        .unwrap_or_else(|invalid| panic!("{invalid:?}"))
+}
+
+fn connection(spec: &Value) -> Connection {
+    let document = json!({
+        "apiVersion": "mission-control.flanksource.com/v1",
+        "kind": "Connection",
+        "metadata": {"name": "under-test"},
+        "spec": spec,
+    });
+    let mut loader = Loader::default();
+    loader.add("test.yaml", &document.to_string(), Trust::Local);
+    let mut loaded = loader.finish();
+    assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
+    loaded.connections.pop().expect("a connection")
+}
+
+/// Expects it to be up.
+pub(crate) fn up(spec: Value) -> Outcome {
+    let outcome = attempt(&spec);
+    assert!(outcome.is_up(), "{outcome:#?}");
+    outcome
+}
+
+/// Expects it to be down, for this reason, in this phase, with this code (`""` for none).
+#[track_caller]
+pub(crate) fn down(spec: Value, reason: &str, phase: &str, code: &str) -> Outcome {
+    let outcome = attempt(&spec);
+    assert_down(&outcome, reason, phase, code);
+    outcome
+}
+
+#[track_caller]
+pub(crate) fn assert_down(outcome: &Outcome, reason: &str, phase: &str, code: &str) {
+    let Err(failure) = &outcome.result else {
+        panic!("up, though it should be down for {reason}: {outcome:#?}");
+    };
+    let got = (
+        failure.reason.as_str(),
+        failure.phase.map_or("", |phase| phase.as_str()),
+        failure.code.as_deref().unwrap_or_default(),
+    );
+    assert_eq!(got, (reason, phase, code), "{outcome:#?}");
+    assert!(!failure.message.is_empty());
+}
+
+/// A `spec` with more in it.
+pub(crate) fn with(mut spec: Value, more: Value) -> Value {
+    merge(&mut spec, more);
+    spec
+}
+
+fn merge(into: &mut Value, more: Value) {
+    match (into, more) {
+        (Value::Object(into), Value::Object(more)) => {
+            for (key, value) in more {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, more) => *into = more,
+    }
+}
+
+/// The phases that were reached, in order.
+pub(crate) fn phases(outcome: &Outcome) -> Vec<&'static str> {
+    outcome
+        .phases
+        .iter()
+        .map(|(phase, _)| phase.as_str())
+        .collect()
+}

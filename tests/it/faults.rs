@@ -1,0 +1,226 @@
+//! The table of faults that every type meets, on peers of ours that do it wrong.
+//!
+//! It walks the table of types: a type without a row in [`TALKS`] fails the tests.
+
+use std::time::Duration;
+
+use conncheck_probes::{Outcome, ResolverChoice, types};
+use conncheck_rig::dns::{Answer, DnsServer};
+use conncheck_rig::faults::{self, BlackHole, Peer};
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+
+use crate::check::{SHORT, TIMEOUT, assert_down, attempt_with, attempt_within};
+
+/// How a type talks: enough to cross its conversation at each point.
+struct Talk {
+    type_name: &'static str,
+    /// A definition at `host:port`, without TLS.
+    spec: fn(&str) -> Value,
+    /// The phase in which it first waits for the peer.
+    first: &'static str,
+    /// An answer to its first words, after which it waits again, and the phase in which it does.
+    reply: (&'static [u8], &'static str),
+}
+
+const TALKS: &[Talk] = &[
+    Talk {
+        type_name: "http",
+        spec: |at| json!({"type": "http", "url": format!("http://{at}/health")}),
+        first: "request",
+        reply: (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+            "request",
+        ),
+    },
+    Talk {
+        type_name: "postgres",
+        spec: |at| json!({"type": "postgres", "url": format!("postgres://probe:secret@{at}/app")}),
+        first: "tls",
+        reply: (b"N", "auth"),
+    },
+    Talk {
+        type_name: "redis",
+        spec: |at| json!({"type": "redis", "url": format!("redis://probe:secret@{at}")}),
+        first: "auth",
+        reply: (b"+OK\r\n", "request"),
+    },
+];
+
+type Fault = (&'static str, fn(&Talk));
+
+const FAULTS: &[Fault] = &[
+    ("refuses", refuses),
+    ("black_hole", black_hole),
+    ("resets", resets),
+    ("hangs_up", hangs_up),
+    ("says_nothing", says_nothing),
+    ("hangs_after_its_first_words", hangs_after_its_first_words),
+    (
+        "hangs_up_after_its_first_words",
+        hangs_up_after_its_first_words,
+    ),
+    ("trickles", trickles),
+    ("talks_nonsense", talks_nonsense),
+    ("never_stops_talking", never_stops_talking),
+    ("name_does_not_exist", name_does_not_exist),
+    ("name_server_fails", name_server_fails),
+    ("name_server_is_silent", name_server_is_silent),
+    ("one_address_of_two_is_dead", one_address_of_two_is_dead),
+];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let rows = types::all().iter().map(|info| {
+        let talk = TALKS.iter().find(|talk| talk.type_name == info.name);
+        (info.name, talk)
+    });
+    rows.flat_map(|(type_name, talk)| {
+        FAULTS.iter().map(move |(fault, test)| {
+            Trial::test(format!("faults::{type_name}::{fault}"), move || {
+                let talk = talk.ok_or_else(|| format!("`{type_name}` has no row in `TALKS`"))?;
+                test(talk);
+                Ok(())
+            })
+        })
+    })
+    .collect()
+}
+
+fn short(talk: &Talk, peer: &Peer) -> Outcome {
+    let outcome = attempt_within(SHORT, &(talk.spec)(&peer.addr().to_string()));
+    assert!(
+        peer.everybody_left(Duration::from_secs(2)),
+        "a connection was left open"
+    );
+    outcome
+}
+
+fn refuses(talk: &Talk) {
+    let refused = faults::refused().unwrap();
+    let outcome = attempt_within(TIMEOUT, &(talk.spec)(&refused.addr().to_string()));
+    assert_down(&outcome, "connect_refused", "connect", "");
+    assert!(outcome.duration < Duration::from_secs(1), "at once");
+}
+
+fn black_hole(talk: &Talk) {
+    let hole = BlackHole::start().unwrap();
+    let outcome = attempt_within(SHORT, &(talk.spec)(&hole.addr().to_string()));
+    assert_down(&outcome, "timeout", "connect", "");
+    assert!(outcome.duration >= SHORT);
+}
+
+fn resets(talk: &Talk) {
+    let peer = Peer::reset().unwrap();
+    let outcome = short(talk, &peer);
+    let failure = outcome.result.expect_err("reset");
+    assert_eq!(failure.reason.as_str(), "connect_reset", "{failure:?}");
+}
+
+fn hangs_up(talk: &Talk) {
+    let peer = Peer::closes_after_request().unwrap();
+    assert_down(&short(talk, &peer), "connect_reset", talk.first, "");
+}
+
+fn says_nothing(talk: &Talk) {
+    let peer = Peer::silent().unwrap();
+    assert_down(&short(talk, &peer), "timeout", talk.first, "");
+}
+
+fn hangs_after_its_first_words(talk: &Talk) {
+    let (reply, phase) = talk.reply;
+    let peer = Peer::hangs_after_reply(reply).unwrap();
+    assert_down(&short(talk, &peer), "timeout", phase, "");
+}
+
+fn hangs_up_after_its_first_words(talk: &Talk) {
+    let (reply, phase) = talk.reply;
+    let peer = Peer::script([
+        faults::Step::Receive,
+        faults::Step::Send(reply.to_vec()),
+        faults::Step::Receive,
+        faults::Step::Close,
+    ])
+    .unwrap();
+    // A peer that waits for the next words is left waiting where there are none.
+    let outcome = short(talk, &peer);
+    let failure = outcome.result.expect_err("hung up");
+    assert_eq!(
+        failure.phase.map(|phase| phase.as_str()),
+        Some(phase),
+        "{failure:?}"
+    );
+    assert!(
+        ["connect_reset", "timeout"].contains(&failure.reason.as_str()),
+        "{failure:?}"
+    );
+}
+
+fn trickles(talk: &Talk) {
+    let peer = Peer::trickles(&b" "[..], Duration::from_millis(50)).unwrap();
+    let outcome = short(talk, &peer);
+    let failure = outcome.result.expect_err("trickled");
+    assert!(
+        ["timeout", "protocol"].contains(&failure.reason.as_str()),
+        "{failure:?}"
+    );
+    assert_eq!(failure.phase.map(|phase| phase.as_str()), Some(talk.first));
+}
+
+fn talks_nonsense(talk: &Talk) {
+    let peer = Peer::nonsense().unwrap();
+    assert_down(&short(talk, &peer), "protocol", talk.first, "");
+}
+
+fn never_stops_talking(talk: &Talk) {
+    let peer = Peer::script([
+        faults::Step::Receive,
+        faults::Step::Send(vec![b'*'; 32 * 1024 * 1024]),
+    ])
+    .unwrap();
+    let outcome = attempt_within(TIMEOUT, &(talk.spec)(&peer.addr().to_string()));
+    let failure = outcome.result.expect_err("nonsense without end");
+    assert_eq!(failure.reason.as_str(), "protocol", "{failure:?}");
+    assert!(peer.everybody_left(Duration::from_secs(5)));
+}
+
+fn resolved_by(talk: &Talk, server: &DnsServer, port: u16) -> Outcome {
+    let resolver = ResolverChoice::Servers(vec![server.addr()]);
+    attempt_with(
+        SHORT,
+        &resolver,
+        &(talk.spec)(&format!("peer.conncheck.test:{port}")),
+    )
+}
+
+const NAME: &str = "peer.conncheck.test";
+
+fn name_does_not_exist(talk: &Talk) {
+    let server = DnsServer::start().unwrap();
+    assert_down(&resolved_by(talk, &server, 1), "dns", "resolve", "NXDOMAIN");
+}
+
+fn name_server_fails(talk: &Talk) {
+    let server = DnsServer::start()
+        .unwrap()
+        .with(NAME, Answer::ServerFailure);
+    assert_down(&resolved_by(talk, &server, 1), "dns", "resolve", "SERVFAIL");
+}
+
+fn name_server_is_silent(talk: &Talk) {
+    let server = DnsServer::start().unwrap().with(NAME, Answer::Silence);
+    assert_down(&resolved_by(talk, &server, 1), "timeout", "resolve", "");
+}
+
+fn one_address_of_two_is_dead(talk: &Talk) {
+    let peer = Peer::silent().unwrap();
+    let server = DnsServer::start().unwrap().with(
+        NAME,
+        Answer::Addresses(vec![
+            "127.0.0.9".parse().unwrap(),
+            "127.0.0.1".parse().unwrap(),
+        ]),
+    );
+    let outcome = resolved_by(talk, &server, peer.port());
+    // It got through to the one that is alive, and that one says nothing.
+    assert_down(&outcome, "timeout", talk.first, "");
+}

@@ -1,0 +1,47 @@
+//! The integration tests: real servers, faulty peers, and the built program.
+//!
+//! One binary, so that the servers start once. It has its own `main`, so that they are stopped
+//! in order and whoever was skipped is told aloud at the end. `cargo test --test it -- redis` runs
+//! the tests whose names contain `redis`; the names are `<module>::<test>`.
+
+mod check;
+mod faults;
+mod leaks;
+mod redis;
+
+use std::process::ExitCode;
+
+use conncheck_rig::Rig;
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    conncheck_probes::install_crypto_provider();
+    if leaks::run_as_child() {
+        return ExitCode::SUCCESS;
+    }
+    let arguments = Arguments::from_args();
+    let trials: Vec<Trial> = [faults::trials(), leaks::trials(), redis::trials()]
+        .into_iter()
+        .flatten()
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let skipped = Rig::shared().skipped();
+    for skipped in &skipped {
+        eprintln!("skipped: {}: {}", skipped.name, skipped.why);
+    }
+    eprintln!("{} servers skipped", skipped.len());
+    conclusion.exit_code()
+}
+
+/// The trials of a module: each function is one.
+#[macro_export]
+macro_rules! trials {
+    ($($test:ident),* $(,)?) => {
+        pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
+            vec![$(libtest_mimic::Trial::test(
+                concat!(module_path!(), "::", stringify!($test)).trim_start_matches("it::"),
+                || { $test(); Ok(()) },
+            )),*]
+        }
+    };
+}

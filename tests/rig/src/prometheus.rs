@@ -1,0 +1,124 @@
+//! The tools that judge our exposition: `promtool`, and Python's `prometheus_client` in a venv of its own.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::{
+    error::{Error, Result},
+    install,
+};
+
+/// The path of `promtool`.
+pub fn promtool() -> Result<PathBuf> {
+    install::find(install::PROMETHEUS)
+}
+
+/// The path of `prometheus-blackbox-exporter`.
+pub fn blackbox_exporter() -> Result<PathBuf> {
+    install::find(install::BLACKBOX)
+}
+
+/// A Python that can `import prometheus_client`. Made by [`install_python_client`].
+pub fn python() -> Result<PathBuf> {
+    let python = venv()?.join("bin/python");
+    if venv()?.join(READY).exists() {
+        Ok(python)
+    } else {
+        Err(Error::missing("prometheus_client", "python3-venv"))
+    }
+}
+
+/// `promtool check metrics` over an exposition; the error is what it complains of.
+pub fn check_metrics(exposition: &str) -> Result<()> {
+    let tool = promtool()?;
+    let complaint = feed(&tool, &["check", "metrics"], exposition)?;
+    if complaint.trim().is_empty() {
+        Ok(())
+    } else {
+        Err(Error::new(format!("promtool complains:\n{complaint}")))
+    }
+}
+
+/// Python's parser of the classic text format: every sample as `name{labels} value`, one a line.
+pub fn parse_text(exposition: &str) -> Result<String> {
+    parse("prometheus_client.parser", exposition)
+}
+
+/// Python's parser of OpenMetrics, the strictest there is.
+pub fn parse_openmetrics(exposition: &str) -> Result<String> {
+    parse("prometheus_client.openmetrics.parser", exposition)
+}
+
+fn parse(module: &str, exposition: &str) -> Result<String> {
+    let script = format!(
+        "import json, sys\n\
+         from {module} import text_string_to_metric_families as parse\n\
+         text = sys.stdin.buffer.read().decode('utf-8')\n\
+         for family in parse(text):\n\
+         \x20   for s in family.samples:\n\
+         \x20       print(s.name + json.dumps(s.labels, sort_keys=True, ensure_ascii=False), s.value)\n"
+    );
+    feed(&python()?, &["-c", &script], exposition)
+}
+
+/// Makes the venv under `target/rig`, unless it is there. Says whether it had to.
+pub fn install_python_client() -> Result<bool> {
+    let venv = venv()?;
+    if venv.join(READY).exists() {
+        return Ok(false);
+    }
+    let python = install::find(install::PYTHON)?;
+    let _alone = install::lock()?;
+    let words = ["-m", "venv", "--clear"].map(OsStr::new);
+    install::run(&python, &[&words[..], &[venv.as_os_str()]].concat())?;
+    let pip = [
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+        "prometheus_client==0.26.0",
+    ];
+    install::run(&venv.join("bin/python"), &pip.map(OsStr::new))?;
+    fs::write(venv.join(READY), "").map_err(Error::doing("cannot mark the venv as ready"))?;
+    Ok(true)
+}
+
+/// Written last, so that an interrupted installation is made anew.
+const READY: &str = "ready";
+
+fn venv() -> Result<PathBuf> {
+    Ok(install::cache_dir()?.join("venv"))
+}
+
+fn feed(program: &Path, args: &[&str], input: &str) -> Result<String> {
+    let doing = || format!("cannot run {}", program.display());
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .env("PYTHONIOENCODING", "utf-8")
+        .spawn()
+        .map_err(Error::doing(doing()))?;
+    let mut stdin = child.stdin.take().ok_or_else(|| Error::new(doing()))?;
+    let input = input.to_owned();
+    // Beside the reading: a long exposition and a long answer would wait for each other.
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().map_err(Error::doing(doing()))?;
+    let _ = writer.join();
+    let said = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned();
+    if output.status.success() {
+        return Ok(said);
+    }
+    Err(Error::new(format!(
+        "{} says ({}):\n{said}",
+        program.display(),
+        output.status
+    )))
+}

@@ -1,0 +1,447 @@
+//! Each server starts, is what it claims to be, and stops without a trace.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    panic,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use conncheck_rig::{
+    Nginx, PASSWORD, Pki, Postgres, PostgresKind, Process, Redis, RedisKind, Rig, need, prometheus,
+};
+
+#[test]
+fn postgres_has_its_roles_and_its_databases() {
+    let postgres = need!(Rig::shared().postgres());
+    let roles = postgres
+        .sql("app", "select string_agg(rolname, ' ' order by rolname) from pg_roles where rolname !~ '^pg_'")
+        .expect("the superuser may ask");
+    let expected =
+        "certonly clear expired lim md5user nologin1 nopw plainonly postgres probe pwcert tlsonly";
+    assert_eq!(roles, [[Some(expected.to_owned())]]);
+    let err = postgres
+        .sql("app", "select * from nowhere")
+        .expect_err("there is no such table");
+    assert!(err.to_string().contains("42P01"), "{err}");
+    assert!(
+        !postgres.log().contains("unexpected EOF"),
+        "our own client is polite:\n{}",
+        postgres.log()
+    );
+}
+
+#[test]
+fn every_kind_of_postgres_starts() {
+    let rig = Rig::shared();
+    let primary = need!(rig.postgres());
+    for kind in [
+        PostgresKind::Intermediate,
+        PostgresKind::Expired,
+        PostgresKind::NotYetValid,
+        PostgresKind::WrongName,
+        PostgresKind::UnknownCa,
+        PostgresKind::SelfSigned,
+        PostgresKind::NoTls,
+        PostgresKind::ReadOnly,
+        PostgresKind::Standby,
+        PostgresKind::Full,
+    ] {
+        let started = Instant::now();
+        let postgres = need!(rig.postgres_of(kind));
+        eprintln!("{kind:?}: {:?}", started.elapsed());
+        let facts = postgres
+            .sql("app", "select current_setting('ssl'), pg_is_in_recovery(), current_setting('transaction_read_only')")
+            .expect("the superuser may ask");
+        let on = |yes: bool| Some(if yes { "on" } else { "off" }.to_owned());
+        let standby = kind == PostgresKind::Standby;
+        let recovery = Some(if standby { "t" } else { "f" }.to_owned());
+        let read_only = on(standby || kind == PostgresKind::ReadOnly);
+        assert_eq!(
+            facts,
+            [[on(kind != PostgresKind::NoTls), recovery, read_only]],
+            "{kind:?}"
+        );
+        assert_ne!(postgres.port(), primary.port());
+    }
+}
+
+#[test]
+fn a_starting_postgres_stays_starting() {
+    let postgres = need!(Rig::shared().postgres_of(PostgresKind::Starting));
+    let err = postgres
+        .sql("app", "select 1")
+        .expect_err("it lets nobody in");
+    assert!(err.to_string().contains("57P03"), "{err}");
+}
+
+#[test]
+fn postgres_changes_its_certificate_while_it_runs() {
+    let rig = Rig::shared();
+    need!(rig.postgres());
+    let postgres = Postgres::builder(rig.pki(), rig.dir())
+        .name("changing")
+        .start()
+        .expect("one more cluster");
+    postgres
+        .set_certificate(&rig.pki().expired)
+        .expect("a reload");
+    assert!(
+        !postgres.log().contains("could not load"),
+        "{}",
+        postgres.log()
+    );
+}
+
+#[test]
+fn redis_has_its_users() {
+    let redis = need!(Rig::shared().redis());
+    let users = redis
+        .command(&["ACL", "USERS"])
+        .expect("the default user may ask");
+    assert_eq!(users, "default\nnoping\noff1\nprobe");
+    let say = |words: &str| exchange(redis.port(), words);
+    assert_eq!(say("PING\r\n"), "-NOAUTH Authentication required.\r\n");
+    assert_eq!(say(&format!("AUTH probe {PASSWORD}\r\n")), "+OK\r\n");
+    assert!(say("AUTH probe wrong\r\n").starts_with("-WRONGPASS"));
+    assert!(say(&format!("AUTH off1 {PASSWORD}\r\n")).starts_with("-WRONGPASS"));
+}
+
+#[test]
+fn every_kind_of_redis_starts() {
+    let rig = Rig::shared();
+    for kind in [
+        RedisKind::Intermediate,
+        RedisKind::Expired,
+        RedisKind::NotYetValid,
+        RedisKind::WrongName,
+        RedisKind::UnknownCa,
+        RedisKind::SelfSigned,
+        RedisKind::MutualTls,
+    ] {
+        let redis = need!(rig.redis_of(kind));
+        assert_eq!(
+            redis.command(&["PING"]).expect("a reply"),
+            "PONG",
+            "{kind:?}"
+        );
+    }
+    for (kind, error) in [
+        (RedisKind::Full, "max number of clients"),
+        (RedisKind::MasterDown, "MASTERDOWN"),
+        (RedisKind::Loading, "LOADING"),
+    ] {
+        let started = Instant::now();
+        let redis = need!(rig.redis_of(kind));
+        eprintln!("{kind:?}: {:?}", started.elapsed());
+        let err = redis.command(&["PING"]).expect_err("it is not ready");
+        assert!(err.to_string().contains(error), "{kind:?}: {err}");
+    }
+    let full = need!(rig.redis_of(RedisKind::Full));
+    assert!(exchange(full.port(), "PING\r\n").contains("max number of clients"));
+}
+
+#[test]
+fn nginx_answers_as_its_table_says() {
+    let nginx = need!(Rig::shared().nginx());
+    let check = |path: &str, headers: &str, status: &str, part: &str| {
+        let reply = get(nginx.http, path, headers);
+        assert!(
+            reply.starts_with(&format!("HTTP/1.1 {status}")),
+            "{path}: {reply}"
+        );
+        assert!(reply.contains(part), "{path}: {reply}");
+    };
+    check("/health", "", "200", "\r\n\r\nok");
+    check("/json", "", "200", "application/json");
+    check("/204", "", "204", "");
+    check("/429", "", "429", "Retry-After: 7");
+    check("/503", "", "503", "Retry-After: 7");
+    check("/redirect", "", "302", "Location: /health");
+    check("/redirect-loop", "", "302", "Location: /redirect-loop");
+    check("/redirect/307", "", "307", "Location: /echo-method");
+    check(
+        "/redirect-other-origin",
+        "",
+        "302",
+        &format!("Location: http://localhost:{}/health", nginx.other_http),
+    );
+    check("/private/", "", "401", "WWW-Authenticate: Basic");
+    // base64 of `probe:probe-password`.
+    check(
+        "/private/",
+        "Authorization: Basic cHJvYmU6cHJvYmUtcGFzc3dvcmQ=\r\n",
+        "200",
+        "ok",
+    );
+    check("/bearer", "", "401", "WWW-Authenticate: Bearer");
+    check(
+        "/bearer",
+        "Authorization: Bearer probe-token\r\n",
+        "200",
+        "ok",
+    );
+    check(
+        "/oauth",
+        "Authorization: Bearer probe-token\r\n",
+        "401",
+        "invalid_token",
+    );
+    check(
+        "/oauth",
+        "Authorization: Bearer rig-token-7\r\n",
+        "200",
+        "ok",
+    );
+    check("/apikey", "", "403", "");
+    check("/apikey", "X-Api-Key: probe-key\r\n", "200", "ok");
+    check("/post", "", "405", "");
+    check("/big", "", "200", "Content-Length: 5000000");
+    check(
+        "/gzip",
+        "Accept-Encoding: gzip\r\n",
+        "200",
+        "Content-Encoding: gzip",
+    );
+    assert_eq!(get(nginx.http, "/empty", ""), "");
+    let body = "grant_type=client_credentials&client_id=probe&client_secret=probe-secret";
+    let reply = request(
+        nginx.http,
+        "POST",
+        "/token",
+        &format!("Content-Length: {}\r\n", body.len()),
+        body,
+    );
+    assert!(reply.contains("rig-token-"), "{reply}");
+    let reply = request(
+        nginx.http,
+        "POST",
+        "/token",
+        "Content-Length: 29\r\n",
+        "grant_type=client_credentials",
+    );
+    assert!(
+        reply.starts_with("HTTP/1.1 401") && reply.contains("invalid_client"),
+        "{reply}"
+    );
+}
+
+#[test]
+fn nginx_tells_what_it_was_sent() {
+    let nginx = need!(Rig::shared().nginx());
+    let reply = request(
+        nginx.http,
+        "POST",
+        "/post?told",
+        "Content-Length: 5\r\nAuthorization: x\r\n",
+        "hello",
+    );
+    assert!(reply.ends_with("posted"), "{reply}");
+    let logged = nginx.wait_for_requests("?told", 1);
+    let [logged] = &logged[..] else {
+        panic!("{logged:?}")
+    };
+    assert_eq!(
+        (logged.method.as_str(), logged.uri.as_str(), logged.status),
+        ("POST", "/post?told", 200)
+    );
+    assert_eq!(
+        (
+            logged.authorization.as_str(),
+            logged.body.as_str(),
+            logged.port
+        ),
+        ("x", "hello", nginx.http)
+    );
+}
+
+#[test]
+fn every_tls_port_shows_its_own_certificate() {
+    let rig = Rig::shared();
+    let nginx = need!(rig.nginx());
+    let pki = rig.pki();
+    // What is behind the ports is what the probes' tests look at; here, only that a handshake begins.
+    for port in [
+        nginx.https,
+        nginx.http1,
+        nginx.tls12,
+        nginx.intermediate,
+        nginx.mtls,
+        nginx.wrong_name,
+    ] {
+        assert!(
+            get(port, "/health", "").contains("400 Bad Request"),
+            "a TLS port takes no plain HTTP"
+        );
+    }
+    let end = |not_after: i64| not_after - pki.server.not_after;
+    assert!(end(pki.expired.not_after) < -80 * 86400);
+    assert_eq!(
+        pki.intermediate
+            .cert_pem
+            .matches("BEGIN CERTIFICATE")
+            .count(),
+        2
+    );
+    assert!(
+        pki.servers()
+            .iter()
+            .all(|certified| certified.key_path.exists() && certified.cert_path.exists())
+    );
+}
+
+#[test]
+fn nothing_is_left_after_a_panic() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .expect("a folder");
+    let pki = Pki::new(&dir.path().join("pki")).expect("certificates");
+    let pids = std::sync::Mutex::new(Vec::new());
+    let note = |process: &Process| pids.lock().expect("no panic").extend(tree(process.pid()));
+    let result = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+        let (_postgres, _redis, _nginx);
+        if let Ok(postgres) = Postgres::start(&pki, dir.path()) {
+            note(postgres.process());
+            _postgres = postgres;
+        }
+        if let Ok(redis) = Redis::start(&pki, dir.path()) {
+            note(redis.process());
+            _redis = redis;
+        }
+        if let Ok(nginx) = Nginx::start(&pki, dir.path()) {
+            note(nginx.process());
+            _nginx = nginx;
+        }
+        panic!("a test fails");
+    }));
+    assert!(result.is_err());
+    for pid in pids.into_inner().expect("no panic") {
+        assert!(gone(pid, Duration::ZERO), "{pid} still runs");
+    }
+    let left: Vec<_> = fs::read_dir(dir.path())
+        .expect("a folder")
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    assert!(
+        left.iter()
+            .all(|name| name == "pki" || name == "postgres-template"),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn a_rig_takes_everything_with_it() {
+    let started = Instant::now();
+    let rig = Rig::start().expect("a rig, or skipped servers");
+    eprintln!("a rig starts in {:?}", started.elapsed());
+    let dir = rig.dir().to_owned();
+    let pids: Vec<u32> = rig
+        .postgres()
+        .map(|postgres| tree(postgres.process().pid()))
+        .unwrap_or_default();
+    let started = Instant::now();
+    drop(rig);
+    eprintln!("a rig stops in {:?}", started.elapsed());
+    assert!(!dir.exists());
+    assert!(pids.iter().all(|&pid| gone(pid, Duration::ZERO)));
+}
+
+#[test]
+fn a_paused_server_accepts_and_does_not_answer() {
+    let rig = Rig::shared();
+    need!(rig.redis());
+    let redis = Redis::builder(rig.pki(), rig.dir())
+        .name("paused")
+        .start()
+        .expect("one more");
+    redis.process().pause();
+    let mut stream = TcpStream::connect(("127.0.0.1", redis.port())).expect("the kernel accepts");
+    stream
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .expect("a timeout");
+    stream.write_all(b"PING\r\n").expect("the kernel takes it");
+    assert!(stream.read(&mut [0; 64]).is_err());
+    redis.process().resume();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("a timeout");
+    assert!(stream.read(&mut [0; 64]).expect("an answer") > 0);
+    redis.process().stop();
+    assert!(!redis.process().is_running());
+    assert!(
+        TcpStream::connect(("127.0.0.1", redis.port())).is_err(),
+        "a stopped server refuses"
+    );
+}
+
+#[test]
+fn the_judges_of_an_exposition_are_there() {
+    let good = "# HELP up Whether.\n# TYPE up gauge\nup 1\n";
+    need!(prometheus::check_metrics(good).map_err(skip));
+    prometheus::check_metrics("up{ 1\n").expect_err("promtool objects");
+    let parsed = need!(prometheus::parse_text(good).map_err(skip));
+    assert_eq!(parsed, "up{} 1\n");
+    prometheus::parse_openmetrics(good).expect_err("there is no `# EOF`");
+    prometheus::parse_openmetrics(&format!("{good}# EOF\n")).expect("it is OpenMetrics");
+}
+
+fn skip(err: conncheck_rig::Error) -> conncheck_rig::Skipped {
+    err.into()
+}
+
+fn get(port: u16, path: &str, headers: &str) -> String {
+    request(port, "GET", path, headers, "")
+}
+
+fn request(port: u16, method: &str, path: &str, headers: &str, body: &str) -> String {
+    let text = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n{body}"
+    );
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
+    stream.write_all(text.as_bytes()).expect("a reader");
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).expect("a reply");
+    String::from_utf8_lossy(&reply).into_owned()
+}
+
+fn exchange(port: u16, line: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
+    let _ = stream.write_all(line.as_bytes());
+    let mut buffer = [0; 512];
+    let length = stream.read(&mut buffer).expect("a reply");
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
+/// The process and its children.
+fn tree(pid: u32) -> Vec<u32> {
+    let children =
+        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    [pid]
+        .into_iter()
+        .chain(
+            children
+                .split_whitespace()
+                .filter_map(|child| child.parse().ok()),
+        )
+        .collect()
+}
+
+fn gone(pid: u32, within: Duration) -> bool {
+    let started = Instant::now();
+    loop {
+        if !Path::new(&format!("/proc/{pid}")).exists() {
+            return true;
+        }
+        if started.elapsed() >= within {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
