@@ -227,7 +227,7 @@ fn mistakes_are_told_without_the_value() {
         with(spec, json!({"password": "$(pasword)", "url": format!("redis://:$(nothing){encoded}@h")})),
         with(http.clone(), json!({"properties": {"headers": MARKER}})),
         with(http.clone(), json!({"properties": {"headers": {"Bad Name": MARKER}}})),
-        with(http.clone(), json!({"properties": {"headers": {"X-Good": format!("{MARKER}\n")}}})),
+        with(http.clone(), json!({"properties": {"headers": {"X-Good": format!("{MARKER}\nX-Evil: 1")}}})),
         with(http.clone(), json!({"properties": {"headers": [{"name": "A", "valeu": MARKER}]}})),
         with(http.clone(), json!({"properties": {"expectedStatus": MARKER}})),
         with(http.clone(), json!({"properties": {"bodyRegex": format!("({MARKER}")}})),
