@@ -82,7 +82,7 @@ pub(crate) struct Response {
     pub(crate) is_truncated: bool,
     /// Why the body ended too early.
     pub(crate) cut: Option<Failure>,
-    /// The origin that a redirect led to, if it did lead away from home.
+    /// The origin that answered, if a redirect had led away from home.
     pub(crate) elsewhere: Option<String>,
 }
 
@@ -169,7 +169,7 @@ impl Client {
         request: &Request,
         is_home: bool,
     ) -> Result<Response, Failure> {
-        let elsewhere = (request.url.origin() != self.home).then(|| endpoint_of(&request.url));
+        let elsewhere = (!is_home).then(|| endpoint_of(&request.url));
         attempt.talks_to(elsewhere.clone());
         let tls = match is_home {
             true => &self.tls,
