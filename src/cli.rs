@@ -435,3 +435,245 @@ impl fmt::Display for NoOptions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// What `Options::read` makes of it, in a process of its own: the environment belongs to the
+    /// process.
+    fn read(args: &[&str], env: &[(&str, &str)]) -> String {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "cli::tests::child", "--ignored", "--nocapture"])
+            .env_clear()
+            .env("TEST_ARGS", args.join("\n"))
+            .envs(env.iter().copied())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let text = text
+            .split("<<<")
+            .nth(1)
+            .and_then(|text| text.split(">>>").next());
+        text.unwrap_or_else(|| panic!("{output:?}")).to_owned()
+    }
+
+    #[test]
+    #[ignore = "is run by the others"]
+    fn child() {
+        let args = std::env::var("TEST_ARGS").unwrap();
+        let args = args.split('\n').filter(|arg| !arg.is_empty());
+        let args = std::iter::once("conncheck").chain(args).map(OsString::from);
+        match Options::read(args) {
+            Ok(options) => println!("<<<{options:?}>>>"),
+            Err(err) => println!("<<<{err}>>>"),
+        }
+    }
+
+    /// The settings file says `file`, the environment `env`, the flag `flag`: `shown` with the
+    /// value of each is found in the options when that is the strongest of them.
+    #[track_caller]
+    fn check(flag: &str, key: &str, values: [&str; 3], shown: [&str; 4]) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("conncheck.yaml");
+        let settings = match key.split_once('.') {
+            Some((group, key)) => format!("{group}:\n  {key}: {}\n", values[0]),
+            None => format!("{key}: {}\n", values[0]),
+        };
+        std::fs::write(&file, settings).unwrap();
+        let config = format!("--config={}", file.display());
+        let variable = format!("CONNCHECK_{}", flag.replace('-', "_").to_uppercase());
+        let env = [(variable.as_str(), values[1])];
+        let flag = format!("--{flag}={}", values[2]);
+        let seen = [
+            read(&["x.yaml"], &[]),
+            read(&["x.yaml", &config], &[]),
+            read(&["x.yaml", &config], &env),
+            read(&["x.yaml", &config, &flag], &env),
+        ];
+        for (seen, shown) in seen.iter().zip(shown) {
+            assert!(seen.contains(shown), "{key}: {shown} is not in {seen}");
+        }
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_and_that_the_file_and_that_the_default() {
+        check(
+            "interval",
+            "defaults.interval",
+            ["1m", "2m", "3m"],
+            [
+                "interval: 30s",
+                "interval: 60s",
+                "interval: 120s",
+                "interval: 180s",
+            ],
+        );
+        check(
+            "timeout",
+            "defaults.timeout",
+            ["1s", "2s", "3s"],
+            [
+                "timeout: None",
+                "timeout: Some(1s)",
+                "timeout: Some(2s)",
+                "timeout: Some(3s)",
+            ],
+        );
+        check(
+            "concurrency",
+            "concurrency",
+            ["1", "2", "3"],
+            [
+                "concurrency: 256",
+                "concurrency: 1",
+                "concurrency: 2",
+                "concurrency: 3",
+            ],
+        );
+        check(
+            "listen",
+            "listen",
+            ["127.0.0.1:1", "localhost:2", ":3"],
+            [
+                "listen: 127.0.0.1:9797",
+                "listen: 127.0.0.1:1",
+                "listen: 127.0.0.1:2",
+                "listen: [::]:3",
+            ],
+        );
+        check(
+            "resolver",
+            "resolver",
+            ["system", "10.0.0.1", "auto"],
+            [
+                "resolver: Auto",
+                "resolver: System",
+                "resolver: Servers([10.0.0.1:53])",
+                "resolver: Auto",
+            ],
+        );
+        check(
+            "secrets-dir",
+            "secretsDir",
+            ["/a", "/b", "/c"],
+            [
+                "secrets_dir: None",
+                "Some(\"/a\")",
+                "Some(\"/b\")",
+                "Some(\"/c\")",
+            ],
+        );
+        check(
+            "log-format",
+            "logFormat",
+            ["json", "text", "json"],
+            [
+                "log_format: Text",
+                "log_format: Json",
+                "log_format: Text",
+                "log_format: Json",
+            ],
+        );
+        check(
+            "log-level",
+            "logLevel",
+            ["warn", "error", "debug"],
+            [
+                "log_level: Info",
+                "log_level: Warn",
+                "log_level: Error",
+                "log_level: Debug",
+            ],
+        );
+        check(
+            "shutdown-grace",
+            "shutdownGrace",
+            ["1s", "2s", "3s"],
+            [
+                "shutdown_grace: 5s",
+                "shutdown_grace: 1s",
+                "shutdown_grace: 2s",
+                "shutdown_grace: 3s",
+            ],
+        );
+    }
+
+    #[test]
+    fn paths_come_from_the_flags_or_the_environment_or_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("conncheck.yaml");
+        std::fs::write(&file, "connections: [c, /d/*.yaml, '-']\n").unwrap();
+        let config = format!("--config={}", file.display());
+        let variable = [("CONNCHECK_CONNECTIONS", "one:two/{a,b}.yaml")];
+        let base = dir.path().display();
+        let from_file = format!("paths: [\"{base}/c\", \"/d/*.yaml\", \"-\"]");
+        assert!(read(&[&config], &[]).contains(&from_file));
+        assert!(read(&[&config], &variable).contains(r#"paths: ["one", "two/{a,b}.yaml"]"#));
+        assert!(read(&[&config, "x"], &variable).contains(r#"paths: ["x"]"#));
+        assert!(read(&[], &[]).contains("no connections: name files, folders or globs"));
+    }
+
+    #[test]
+    fn modes_come_from_the_environment_too() {
+        assert!(read(&["x"], &[]).contains("mode: Daemon"));
+        assert!(read(&["x"], &[("CONNCHECK_CHECK_ONCE", "yes")]).contains("mode: CheckOnce"));
+        assert!(read(&["x"], &[("CONNCHECK_CHECK_ONCE", "0")]).contains("mode: Daemon"));
+        assert!(read(&["x", "--check-config"], &[]).contains("mode: CheckConfig"));
+        let both = read(&["x", "--check-config", "--check-once"], &[]);
+        assert!(both.contains("cannot be used with"), "{both}");
+    }
+
+    #[test]
+    fn no_help_shows_what_stands_in_the_environment() {
+        let env = [
+            ("CONNCHECK_SECRET_DB_PASSWORD", "hunter2"),
+            ("CONNCHECK_SELECT", "password=hunter2"),
+        ];
+        for args in [
+            &["--help"][..],
+            &["-h"],
+            &["--nope"],
+            &["x", "--type", "nope"],
+        ] {
+            let text = read(args, &env);
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("conncheck.yaml");
+        std::fs::write(
+            &file,
+            "intervall: 3s\ndefaults: {interval: 0s, rise: 0}\nlisten: here\n\
+             overrides:\n- match: {type: redsi, name: '['}\n  timeout: 1\n",
+        )
+        .unwrap();
+        let config = format!("--config={}", file.display());
+        let text = read(&["x", &config], &[]);
+        insta::assert_snapshot!(text.replace(&*file.to_string_lossy(), "conncheck.yaml"));
+
+        let refused = |arg: &str| {
+            let text = read(&["x", arg], &[]);
+            text.lines().next().unwrap().to_owned()
+        };
+        let lines = [
+            "--interval=0s",
+            "--interval=500ms",
+            "--timeout=0",
+            "--timeout=5",
+            "--concurrency=0",
+            "--listen=nowhere",
+            "--select=tier",
+            "--type=redsi",
+            "--name=[",
+            "--resolver=nobody",
+            "--output=xml",
+        ];
+        insta::assert_snapshot!(lines.map(refused).join("\n"));
+    }
+}

@@ -309,7 +309,7 @@ const FAMILIES: &[Family] = &[
         name: "conncheck_scheduler_lag_seconds",
         help: "From the planned to the real start of attempts",
         ty: MetricType::Histogram,
-        write: |view, out| Labels::none().histogram(out, &view.snapshot.scheduler.lag),
+        write: |view, out| encode(&view.snapshot.scheduler.lag, out),
     },
     Family {
         name: "conncheck_scheduler_skipped_attempts",
@@ -431,6 +431,11 @@ fn seconds(time: Timestamp) -> f64 {
     time.as_millisecond() as f64 / 1e3
 }
 
+fn encode(histogram: &Histogram, out: &mut MetricEncoder<'_>) -> fmt::Result {
+    let (sum, count, buckets) = (histogram.sum(), histogram.count(), histogram.buckets());
+    out.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+}
+
 /// The owner's labels as `label_…`. Names that become the same are told apart by a number, as
 /// kube-state-metrics does.
 fn owners_labels(labels: &BTreeMap<String, String>) -> Vec<(String, &str)> {
@@ -503,9 +508,7 @@ impl<'a> Labels<'a> {
     }
 
     fn histogram(&self, out: &mut MetricEncoder<'_>, histogram: &Histogram) -> fmt::Result {
-        let (sum, count, buckets) = (histogram.sum(), histogram.count(), histogram.buckets());
-        let mut out = out.encode_family(self)?;
-        out.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+        encode(histogram, &mut out.encode_family(self)?)
     }
 }
 

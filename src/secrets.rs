@@ -368,3 +368,181 @@ fn variable_of(name: &str, key: &str) -> String {
     };
     format!("{VARIABLE}{}_{}", plain(name), plain(key))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use conncheck_config::{Loader, Trust};
+
+    use super::*;
+
+    /// Secrets from documents, and files in a temporary folder.
+    fn secrets(documents: &str, files: &[(&str, &str)]) -> (Secrets, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let mut loader = Loader::default();
+        loader.add("documents.yaml", documents, Trust::Local);
+        let documents = loader.finish().documents;
+        let (of_dir, credentials) = (dir.path().join("dir"), dir.path().join("credentials"));
+        (
+            Secrets::new(documents, Some(of_dir), Some(credentials)),
+            dir,
+        )
+    }
+
+    const DOCUMENT: &str = "apiVersion: v1\nkind: Secret\nmetadata: {name: db}\n\
+                            stringData: {password: from-document}\n";
+
+    /// The values that are found for secret `db` of `default`, or why none are.
+    #[track_caller]
+    fn check(documents: &str, files: &[(&str, &str)], expected: &str) {
+        let (secrets, dir) = secrets(documents, files);
+        let found = Asking::new(&secrets).find(RefKind::Secret, "default", "db", &["password"]);
+        let shown = match found {
+            Ok(found) => {
+                let values = found.values.iter();
+                let values = values.map(|(key, value)| format!("{key}={}", value.expose()));
+                format!(
+                    "{} in {}",
+                    values.collect::<Vec<_>>().join(" "),
+                    found.source
+                )
+            }
+            Err(not_found) => format!("{not_found:?}"),
+        };
+        assert_eq!(
+            shown.replace(&*dir.path().to_string_lossy(), "TMP"),
+            expected
+        );
+    }
+
+    #[test]
+    fn documents_win_over_folders_and_the_namespace_over_the_name() {
+        let of_namespace = ("dir/default/db/password", "from-namespace\n");
+        let of_name = ("dir/db/password", "from-name");
+        let credential = ("credentials/db.password", "from-systemd");
+        let (secrets, _dir) = secrets(DOCUMENT, &[of_namespace]);
+        let found = secrets
+            .documents
+            .find(RefKind::Secret, "default", "db")
+            .unwrap();
+        assert_eq!(found.values["password"].expose(), "from-document");
+        let files = [of_namespace, of_name, credential];
+        check(
+            "",
+            &files,
+            "password=from-namespace\n in `TMP/dir/default/db`",
+        );
+        check(
+            "",
+            &[of_name, credential],
+            "password=from-name in `TMP/dir/db`",
+        );
+        check(
+            "",
+            &[credential],
+            "password=from-systemd in `TMP/credentials`",
+        );
+    }
+
+    #[test]
+    fn what_is_hidden_or_another_secret_is_no_key() {
+        let files = [
+            ("dir/default/db/..data/password", "hidden"),
+            ("dir/default/db/.hidden", "hidden"),
+            ("dir/default/db/user", "me"),
+            ("credentials/db-replica.password", "another"),
+        ];
+        check("", &files, "user=me in `TMP/dir/default/db`");
+    }
+
+    #[test]
+    fn what_is_not_there_says_where_it_was_looked_for() {
+        check(
+            "",
+            &[],
+            "NotFound { looked_in: [\"the loaded documents\", \"`TMP/dir/default/db`\", \
+             \"`TMP/dir/db`\", \"`TMP/credentials/db.*`\", \
+             \"the environment (`CONNCHECK_SECRET_DB_<KEY>`)\"], detail: None }",
+        );
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_folder() {
+        let (secrets, _dir) = secrets("", &[("out/password", "no"), ("dir/x/y", "")]);
+        let asking = Asking::new(&secrets);
+        for (namespace, name) in [
+            ("..", "out"),
+            ("default", "../out"),
+            ("default", ".."),
+            ("", "x"),
+        ] {
+            let found = asking.find(RefKind::Secret, namespace, name, &["password"]);
+            assert!(found.is_err(), "{namespace}/{name}");
+        }
+    }
+
+    #[test]
+    fn variables_are_named_after_secret_and_key() {
+        assert_eq!(
+            variable_of("db-credentials", "ca.crt"),
+            "CONNCHECK_SECRET_DB_CREDENTIALS_CA_CRT"
+        );
+        // Cargo sets this one for its tests.
+        let (secrets, _dir) = secrets("", &[]);
+        let asking = Asking::new(&secrets);
+        let name = asking.env("CARGO_PKG_NAME").unwrap();
+        assert_eq!(name.expose(), "conncheck");
+        assert!(asking.env("CONNCHECK_NOT_SET").is_err());
+        assert!(asking.env("a=b\0").is_err());
+    }
+
+    #[test]
+    fn files_are_named_absolutely_and_are_files() {
+        let (secrets, dir) = secrets("", &[("a.pem", "pem")]);
+        let asking = Asking::new(&secrets);
+        let path = dir.path().join("a.pem").to_string_lossy().into_owned();
+        assert_eq!(asking.file(&path).unwrap().expose(), "pem");
+        assert_eq!(asking.read(&path).unwrap().expose(), "pem");
+        let refused = ["a.pem", "/dev/zero", "/", "/nowhere", ""].map(|path| asking.read(path));
+        assert!(refused.iter().all(Result::is_err), "{refused:?}");
+    }
+
+    #[test]
+    fn answers_hold_until_something_changes() {
+        let (secrets, dir) = secrets("", &[("dir/default/db/password", "old")]);
+        let asking = Asking::new(&secrets);
+        let _ = asking.find(RefKind::Secret, "default", "db", &["password"]);
+        let _ = asking.file("/nowhere");
+        let asked = asking.asked();
+        assert!(asked.holds(&secrets) && asked.outside(&secrets));
+        fs::write(dir.path().join("dir/default/db/password"), "new").unwrap();
+        assert!(!asked.holds(&secrets));
+    }
+
+    #[tokio::test]
+    async fn a_reading_that_hangs_holds_up_only_its_own_target() {
+        let secrets = Arc::new(secrets("", &[]).0);
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let (hanging, other) = (Arc::default(), Arc::default());
+        let soon = || Instant::now() + Duration::from_millis(50);
+        let res = secrets
+            .reading(&hanging, soon(), move |_| hang.recv())
+            .await;
+        assert!(res.is_err());
+        assert!(
+            secrets.reading(&hanging, soon(), |_| ()).await.is_err(),
+            "not asked twice"
+        );
+        assert!(secrets.reading(&other, soon(), |_| ()).await.is_ok());
+        assert_eq!(secrets.readers.available_permits(), READERS - 1);
+        release.send(()).unwrap();
+        let later = Instant::now() + Duration::from_secs(5);
+        assert!(secrets.reading(&hanging, later, |_| ()).await.is_ok());
+    }
+}

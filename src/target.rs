@@ -471,3 +471,239 @@ fn revision(text: u64, plan: &Plan) -> u64 {
     (text, interval, timeout, rise, fall, paused).hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use conncheck_config::{Loader, Trust};
+    use conncheck_probes::ResolverChoice;
+
+    use super::*;
+    use crate::cli::Options;
+
+    /// Definitions in a file of their own, with secrets in a folder beside it and a settings file.
+    struct Bench {
+        dir: tempfile::TempDir,
+        rules: Rules,
+        context: Context,
+    }
+
+    impl Bench {
+        fn new(settings: &str) -> Self {
+            conncheck_probes::install_crypto_provider();
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("conncheck.yaml");
+            fs::write(&file, format!("connections: [x]\n{settings}")).unwrap();
+            let args = ["conncheck".into(), "--config".into(), file.into()];
+            let options = Options::read(args).unwrap();
+            let secrets_dir = dir.path().join("secrets");
+            let secrets = Secrets::new(Default::default(), Some(secrets_dir), None);
+            let context = Context {
+                secrets: Arc::new(secrets),
+                env: Env::new(&ResolverChoice::System).unwrap(),
+                redactor: Arc::default(),
+            };
+            Self {
+                dir,
+                rules: options.rules,
+                context,
+            }
+        }
+
+        fn secret(&self, key: &str, text: &str) {
+            let dir = self.dir.path().join("secrets/default/cache");
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join(key), text).unwrap();
+        }
+
+        async fn load(&self, spec: &str) -> Result<Loaded, String> {
+            let all = |errors: Vec<ConfigError>| {
+                let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+                errors
+                    .join("\n")
+                    .replace(&*self.dir.path().to_string_lossy(), "TMP")
+            };
+            let definition = Definition::read(connection("{name: cache}", spec), &self.rules);
+            let definition = definition.map_err(all)?;
+            Target::load(definition, 0, &self.context)
+                .await
+                .map_err(all)
+        }
+    }
+
+    fn connection(metadata: &str, spec: &str) -> Connection {
+        let head = "apiVersion: mission-control.flanksource.com/v1\nkind: Connection";
+        let text = format!("{head}\nmetadata: {metadata}\nspec: {spec}\n");
+        let mut loader = Loader::default();
+        loader.add("c.yaml", &text, Trust::Local);
+        let mut loaded = loader.finish();
+        assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
+        loaded.connections.remove(0)
+    }
+
+    /// What the plan of a redis connection `prod/cache` with `tier: cache` is.
+    #[track_caller]
+    fn check_plan(settings: &str, annotations: &str, expected: &str) {
+        let bench = Bench::new(settings);
+        let metadata = format!("{{name: cache, namespace: prod, annotations: {{{annotations}}}}}");
+        let spec = "{type: redis, url: 'redis://h', labels: {tier: cache}}";
+        let shown = match Definition::read(connection(&metadata, spec), &bench.rules) {
+            Ok(Definition { plan, .. }) => {
+                let paused = if plan.paused { " paused" } else { "" };
+                let Plan {
+                    interval,
+                    timeout,
+                    rise,
+                    fall,
+                    ..
+                } = plan;
+                format!("{interval:?} {timeout:?} {rise} {fall}{paused}")
+            }
+            Err(errors) => errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n"),
+        };
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn annotations_beat_overrides_and_these_the_defaults() {
+        check_plan("", "", "30s 10s 1 1");
+        check_plan(
+            "defaults: {interval: 1m, timeout: 2s, rise: 2, fall: 3}",
+            "",
+            "60s 2s 2 3",
+        );
+        let overrides = "defaults: {interval: 1m, fall: 9}\n\
+                         overrides:\n\
+                         - {match: {type: postgres}, interval: 7s}\n\
+                         - {match: {type: valkey, labels: {tier: cache}}, fall: 3}\n\
+                         - {match: {name: 'prod/c*', namespace: pr*}, interval: 15s, fall: 4}\n\
+                         - {match: {labels: {tier: web}}, rise: 5}\n\
+                         - {paused: true}\n";
+        let overrides = match types::find("postgres") {
+            Ok(_) => overrides.to_owned(),
+            Err(_) => overrides.replace("type: postgres", "name: nope"),
+        };
+        check_plan(&overrides, "", "15s 10s 1 3 paused");
+        check_plan(
+            &overrides,
+            "conncheck/interval: 5s, conncheck/paused: 'false'",
+            "5s 5s 1 3",
+        );
+    }
+
+    #[test]
+    fn only_a_timeout_that_nobody_chose_is_cut_to_the_interval() {
+        check_plan("defaults: {interval: 4s}", "", "4s 4s 1 1");
+        check_plan("defaults: {interval: 4s, timeout: 20s}", "", "4s 20s 1 1");
+        check_plan(
+            "",
+            "conncheck/interval: 4s, conncheck/timeout: 20s",
+            "4s 20s 1 1",
+        );
+    }
+
+    #[test]
+    fn a_mistake_in_an_annotation_is_located() {
+        check_plan(
+            "",
+            "conncheck/intervall: 3s, conncheck/timeout: 0s, conncheck/paused: maybe, other/x: y",
+            "c.yaml:3:77: redis connection `prod/cache`: unknown annotation `conncheck/intervall`\n\
+             hint: did you mean `conncheck/interval`?\n\
+             c.yaml:3:100: redis connection `prod/cache`: `0s` is not between 1ms and 1h, as a \
+             timeout must be\n\
+             c.yaml:3:122: redis connection `prod/cache`: provided string was not `true` or `false`",
+        );
+    }
+
+    #[tokio::test]
+    async fn the_scheme_tells_the_type_where_none_is_written() {
+        let bench = Bench::new("");
+        let loaded = bench.load("{url: 'rediss://h'}").await.ok().unwrap();
+        assert_eq!(loaded.target.facts.type_name, "redis");
+        assert_eq!(
+            loaded.target.facts.endpoint.as_deref(),
+            Some("rediss://h:6379")
+        );
+        let refused = bench.load("{url: 'gopher://h'}").await.err().unwrap();
+        assert!(refused.contains("there is no `type`, and none has URLs with `gopher://`"));
+        let refused = bench
+            .load("{type: redsi, url: 'redis://h'}")
+            .await
+            .err()
+            .unwrap();
+        assert!(refused.contains("did you mean `redis`?"), "{refused}");
+    }
+
+    const SECRET: &str = "{type: redis, url: 'redis://127.0.0.1:1', secretRef: {name: cache}}";
+
+    #[tokio::test]
+    async fn a_missing_secret_is_an_outcome_until_it_is_there() {
+        let bench = Bench::new("");
+        let Loaded { target, unresolved } = bench.load(SECRET).await.ok().unwrap();
+        assert_eq!(unresolved.len(), 1);
+        let failure = target.attempt().await.outcome.result.unwrap_err();
+        assert_eq!((failure.reason, failure.phase), (Reason::Secret, None));
+        bench.secret("password", "hunter2!");
+        let attempted = target.attempt().await;
+        let failure = attempted.outcome.result.unwrap_err();
+        assert_eq!(failure.reason, Reason::ConnectRefused);
+        assert_eq!(attempted.endpoint.as_deref(), Some("redis://127.0.0.1:1"));
+        assert_eq!(bench.context.redactor.redact("hunter2!"), "[redacted]");
+    }
+
+    #[tokio::test]
+    async fn a_mistake_is_found_while_the_secret_is_missing() {
+        let bench = Bench::new("");
+        let spec = SECRET.replace("secretRef", "properties: {databse: 3}, secretRef");
+        let refused = bench.load(&spec).await.err().unwrap();
+        assert!(refused.contains("redis connection `cache`: unknown property `databse`"));
+    }
+
+    #[tokio::test]
+    async fn the_probe_is_built_anew_only_when_a_secret_changes() {
+        let bench = Bench::new("");
+        bench.secret("password", "one!");
+        let target = bench.load(SECRET).await.ok().unwrap().target;
+        let deadline = || Instant::now() + Duration::from_secs(5);
+        let first = target.probe(deadline()).await.ok().unwrap();
+        let again = target.probe(deadline()).await.ok().unwrap();
+        assert!(Arc::ptr_eq(&first, &again));
+        bench.secret("password", "two!");
+        let changed = target.probe(deadline()).await.ok().unwrap();
+        assert!(!Arc::ptr_eq(&first, &changed));
+    }
+
+    #[tokio::test]
+    async fn a_secret_of_no_use_does_not_make_the_definition_wrong() {
+        let bench = Bench::new("");
+        bench.secret("url", "redis://h:port");
+        let spec = "{type: redis, secretRef: {name: cache}}";
+        let Loaded { target, unresolved } = bench.load(spec).await.ok().unwrap();
+        assert_eq!(unresolved.len(), 1);
+        let failure = target.attempt().await.outcome.result.unwrap_err();
+        assert_eq!(failure.reason, Reason::Secret);
+        bench.secret("url", "redis://127.0.0.1:1");
+        let failure = target.attempt().await.outcome.result.unwrap_err();
+        assert_eq!(failure.reason, Reason::ConnectRefused);
+    }
+
+    #[tokio::test]
+    async fn a_pipe_in_the_place_of_a_secret_does_not_hang() {
+        let bench = Bench::new("");
+        bench.secret("password", "hunter2!");
+        let pipe = bench.dir.path().join("secrets/default/cache/token");
+        let made = std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let target = bench.load(SECRET).await.ok().unwrap().target;
+        let failure = target.attempt().await.outcome.result.unwrap_err();
+        assert_eq!(failure.reason, Reason::ConnectRefused);
+    }
+}

@@ -512,13 +512,14 @@ pub(crate) struct Headers(HeaderMap);
 
 impl Headers {
     fn add<E: de::Error>(&mut self, Name(name): Name, value: Secret) -> Result<(), E> {
-        let value = value.trimmed();
-        let mut sent = HeaderValue::from_str(value.expose()).map_err(|_| {
+        // Blanks around it are not part of a value (RFC 9110, 5.5); a line end would be another header.
+        let value = value.expose().trim_matches([' ', '\t']);
+        let mut sent = HeaderValue::from_str(value).map_err(|_| {
             E::custom(format!(
                 "the value of header `{name}` has line ends or other characters that no header may have"
             ))
         })?;
-        if name == header::HOST && value.expose().parse::<http::uri::Authority>().is_err() {
+        if name == header::HOST && value.parse::<http::uri::Authority>().is_err() {
             return Err(E::custom("the header `host` is not a host name"));
         }
         sent.set_sensitive(true);

@@ -1,12 +1,12 @@
 //! The report for machines. Its keys are always there; null is where there is nothing to say.
 
 use std::io;
+use std::time::Duration;
 
 use conncheck_config::ConfigError;
-use conncheck_probes::Outcome;
+use conncheck_probes::{Outcome, Phase};
 use jiff::Timestamp;
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
 
 use super::{Entry, Report};
 
@@ -63,7 +63,7 @@ pub struct Connection<'a> {
     started_at: String,
     duration_seconds: f64,
     /// Those that were reached, in order.
-    phases: Map<String, Value>,
+    phases: Phases<'a>,
     tls: Option<Tls<'a>>,
     endpoint: Option<&'a str>,
     server: Option<&'a str>,
@@ -78,6 +78,17 @@ struct Tls<'a> {
     earliest_expiry: Option<String>,
     subject: Option<&'a str>,
     issuer: Option<&'a str>,
+}
+
+/// An object with seconds by phase, in the order in which they happen.
+struct Phases<'a>(&'a [(Phase, Duration)]);
+
+impl Serialize for Phases<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let seconds =
+            |(phase, duration): &(Phase, Duration)| (phase.as_str(), duration.as_secs_f64());
+        serializer.collect_map(self.0.iter().map(seconds))
+    }
 }
 
 /// One mistake in a definition.
@@ -105,9 +116,6 @@ impl<'a> From<&'a Entry> for Connection<'a> {
             result,
         } = &entry.outcome;
         let failure = result.as_ref().err();
-        let phase = |(phase, duration): &(conncheck_probes::Phase, std::time::Duration)| {
-            (phase.as_str().to_owned(), duration.as_secs_f64().into())
-        };
         Self {
             namespace: &entry.id.namespace,
             name: &entry.id.name,
@@ -122,7 +130,7 @@ impl<'a> From<&'a Entry> for Connection<'a> {
             hint: failure.and_then(|failure| failure.hint.as_deref()),
             started_at: format!("{started_at:.3}"),
             duration_seconds: duration.as_secs_f64(),
-            phases: phases.iter().map(phase).collect(),
+            phases: Phases(phases),
             tls: tls.as_ref().map(|tls| Tls {
                 version: tls.version.as_deref(),
                 verified: tls.verified,

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use conncheck_config::Identity;
-use conncheck_probes::TlsFacts;
+use conncheck_probes::{Phase, TlsFacts};
 use jiff::Timestamp;
 use unicode_width::UnicodeWidthStr;
 
@@ -21,26 +21,24 @@ const OFF: &str = "\x1b[0m";
 /// Writes the report as an aligned table.
 pub fn write(report: &Report, colour: bool, out: &mut dyn Write) -> io::Result<()> {
     let paint = |with: &'static str| if colour { (with, OFF) } else { ("", "") };
-    let rows: Vec<_> = report.entries.iter().map(Row::from).collect();
-    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
-        rows.iter()
-            .map(|row| row.cells[column].width())
-            .max()
-            .unwrap_or(0)
-    });
-    let (good, bad): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.entry.outcome.is_up());
-    for row in good {
-        let (on, off) = paint(GREEN);
-        writeln!(out, "{on}up{off}    {}", row.aligned(&widths))?;
+    let table = Table::of(&report.entries);
+    if !report.entries.is_empty() {
+        let (on, off) = paint(DIM);
+        writeln!(out, "{on}{:INDENT$}{}{off}", "", table.header())?;
     }
+    let (up, down): (Vec<_>, Vec<_>) = report.entries.iter().partition(|e| e.outcome.is_up());
+    let (on, off) = paint(GREEN);
+    for entry in up {
+        writeln!(out, "{on}up{off}{:7}{}", "", table.row(entry))?;
+    }
+    let (on, off) = paint(YELLOW);
     for id in &report.paused {
-        let (on, off) = paint(YELLOW);
-        writeln!(out, "{on}--{off}    {}  paused, not probed", named(id))?;
+        writeln!(out, "{on}paused{off}{:3}{}", "", named(id))?;
     }
-    for row in bad {
-        let (on, off) = paint(RED);
-        writeln!(out, "{on}down{off}  {}", row.aligned(&widths))?;
-        let Err(failure) = &row.entry.outcome.result else {
+    let (on, off) = paint(RED);
+    for entry in down {
+        writeln!(out, "{on}down{off}{:5}{}", "", table.row(entry))?;
+        let Err(failure) = &entry.outcome.result else {
             continue;
         };
         let phase = failure.phase.map(|phase| format!("in {phase}"));
@@ -50,32 +48,34 @@ pub fn write(report: &Report, colour: bool, out: &mut dyn Write) -> io::Result<(
             true => String::new(),
             false => format!(" ({})", details.join(", ")),
         };
-        let (reason, details, message) =
-            (failure.reason, OneLine(&details), OneLine(&failure.message));
-        writeln!(out, "      {on}{reason}{off}{details}: {message}")?;
+        let (details, message) = (OneLine(&details), OneLine(&failure.message));
+        writeln!(
+            out,
+            "{:INDENT$}{on}{}{off}{details}: {message}",
+            "", failure.reason
+        )?;
         if let Some(hint) = &failure.hint {
-            writeln!(out, "      hint: {}", OneLine(hint))?;
+            writeln!(out, "{:INDENT$}hint: {}", "", OneLine(hint))?;
         }
     }
-    if !report.errors.is_empty() {
-        let gap = if report.entries.is_empty() { "" } else { "\n" };
-        write!(out, "{gap}")?;
-        for error in &report.errors {
-            let (on, off) = paint(RED);
-            let error = error.to_string();
-            let mut lines = error.lines();
-            writeln!(
-                out,
-                "{on}invalid{off}  {}",
-                OneLine(lines.next().unwrap_or_default())
-            )?;
-            for line in lines {
-                writeln!(out, "         {}", OneLine(line))?;
-            }
+    if !report.entries.is_empty() && !report.errors.is_empty() {
+        writeln!(out)?;
+    }
+    for error in &report.errors {
+        let error = error.to_string();
+        let mut lines = error.lines().map(OneLine);
+        if let Some(line) = lines.next() {
+            writeln!(out, "{on}invalid{off}{:2}{line}", "")?;
+        }
+        for line in lines {
+            writeln!(out, "{:INDENT$}{line}", "")?;
         }
     }
     summary(report, colour, out)
 }
+
+/// Where the second column starts: behind the longest of `up`, `paused`, `down` and `invalid`.
+const INDENT: usize = 9;
 
 fn summary(report: &Report, colour: bool, out: &mut dyn Write) -> io::Result<()> {
     let mut parts = Vec::new();
@@ -112,57 +112,76 @@ fn summary(report: &Report, colour: bool, out: &mut dyn Write) -> io::Result<()>
     )
 }
 
-const COLUMNS: usize = 4;
+/// What a column is called, whether it holds numbers (which stand to the right, so that they can
+/// be compared), and what it says of an entry.
+type Column = (&'static str, bool, fn(&Entry) -> Option<String>);
 
-/// One line of the table; the last cell is not padded.
-struct Row<'a> {
-    entry: &'a Entry,
-    /// Name, type, duration, phases.
-    cells: [String; COLUMNS],
-    rest: String,
+const COLUMNS: [Column; 10] = [
+    ("connection", false, |entry| Some(named(&entry.id))),
+    ("type", false, |entry| Some(entry.type_name.to_owned())),
+    ("latency", true, |entry| {
+        Some(measured(entry.outcome.duration))
+    }),
+    ("resolve", true, |entry| phase(entry, Phase::Resolve)),
+    ("connect", true, |entry| phase(entry, Phase::Connect)),
+    ("tls", true, |entry| phase(entry, Phase::Tls)),
+    ("auth", true, |entry| phase(entry, Phase::Auth)),
+    ("request", true, |entry| phase(entry, Phase::Request)),
+    ("certificate", false, |entry| {
+        let tls = entry.outcome.tls.as_ref()?;
+        certificate(tls, entry.outcome.started_at)
+    }),
+    ("server", false, |entry| {
+        let server = entry.outcome.server.as_deref()?;
+        Some(OneLine(server).to_string())
+    }),
+];
+
+fn phase(entry: &Entry, wanted: Phase) -> Option<String> {
+    let mut phases = entry.outcome.phases.iter();
+    let (_, duration) = phases.find(|(phase, _)| *phase == wanted)?;
+    Some(measured(*duration))
 }
 
-impl<'a> From<&'a Entry> for Row<'a> {
-    fn from(entry: &'a Entry) -> Self {
-        let outcome = &entry.outcome;
-        let phases = outcome.phases.iter();
-        let phases: Vec<_> = phases
-            .map(|(phase, duration)| format!("{phase} {}", measured(*duration)))
-            .collect();
-        let certificate = outcome
-            .tls
-            .as_ref()
-            .and_then(|tls| certificate(tls, outcome.started_at));
-        let server = outcome
-            .server
-            .as_deref()
-            .map(|server| OneLine(server).to_string());
-        let rest: Vec<_> = [certificate, server].into_iter().flatten().collect();
-        Self {
-            entry,
-            cells: [
-                named(&entry.id),
-                entry.type_name.to_owned(),
-                measured(outcome.duration),
-                phases.join(", "),
-            ],
-            rest: rest.join("  "),
-        }
+/// The columns in which anything stands, and how wide they are.
+struct Table(Vec<(Column, usize)>);
+
+impl Table {
+    fn of(entries: &[Entry]) -> Self {
+        let width = |(name, _, of): &Column| {
+            let widest = entries
+                .iter()
+                .filter_map(of)
+                .map(|cell| cell.width())
+                .max()?;
+            Some(widest.max(name.len()))
+        };
+        let columns = COLUMNS.into_iter();
+        Self(
+            columns
+                .filter_map(|column| Some((column, width(&column)?)))
+                .collect(),
+        )
     }
-}
 
-impl Row<'_> {
-    fn aligned(&self, widths: &[usize; COLUMNS]) -> String {
+    fn header(&self) -> String {
+        self.line(|(name, ..)| (*name).to_owned())
+    }
+
+    fn row(&self, entry: &Entry) -> String {
+        self.line(|(_, _, of)| of(entry).unwrap_or_default())
+    }
+
+    fn line(&self, cell: impl Fn(&Column) -> String) -> String {
         let mut line = String::new();
-        for (column, (cell, width)) in self.cells.iter().zip(widths).enumerate() {
+        for (column, width) in &self.0 {
+            let cell = cell(column);
             let padding = " ".repeat(width - cell.width());
-            // Numbers stand to the right, so that they can be compared.
-            match column {
-                2 => line.extend([&padding, cell.as_str(), "  "]),
-                _ => line.extend([cell, padding.as_str(), "  "]),
+            match column.1 {
+                true => line.extend([&padding, &cell, "  "]),
+                false => line.extend([&cell, padding.as_str(), "  "]),
             }
         }
-        line.push_str(&self.rest);
         line.trim_end().to_owned()
     }
 }
@@ -175,7 +194,7 @@ fn named(id: &Identity) -> String {
     }
 }
 
-/// `cert 70d`, counted from `now`.
+/// `70d`, counted from `now`.
 fn certificate(tls: &TlsFacts, now: Timestamp) -> Option<String> {
     let left = tls.earliest_expiry?.duration_since(now);
     let about = |duration: Duration| match duration.as_secs() / 3600 {
@@ -184,9 +203,9 @@ fn certificate(tls: &TlsFacts, now: Timestamp) -> Option<String> {
     };
     let about = about(left.unsigned_abs());
     Some(match (left.is_negative(), tls.verified) {
-        (true, _) => format!("cert expired {about} ago"),
-        (false, true) => format!("cert {about}"),
-        (false, false) => format!("cert {about}, not verified"),
+        (true, _) => format!("expired {about} ago"),
+        (false, true) => about,
+        (false, false) => format!("{about}, not verified"),
     })
 }
 
