@@ -92,23 +92,15 @@ impl Client {
     pub(crate) fn new(
         access: &Access<'_>,
         home: &Url,
-        options: TlsOptions,
-    ) -> Result<Self, Invalid> {
-        Self::with(home, options, |options| access.tls(options))
-    }
-
-    fn with<E>(
-        home: &Url,
         mut options: TlsOptions,
-        build: impl Fn(&TlsOptions) -> Result<Tls, E>,
-    ) -> Result<Self, E> {
+    ) -> Result<Self, Invalid> {
         if options.alpn.is_empty() {
             options.alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
-        let tls = build(&options)?;
+        let tls = access.tls(&options)?;
         let is_home_only = options.server_name.is_some() || tls.has_client_certificate();
         let tls_elsewhere = match is_home_only {
-            true => build(&TlsOptions {
+            true => access.tls(&TlsOptions {
                 client_cert: None,
                 client_key: None,
                 server_name: None,
