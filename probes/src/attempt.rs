@@ -474,6 +474,7 @@ fn deadline_passed(record: &Record, endpoint: &str, timeout: Duration) -> Failur
     };
     let endpoint = record.peer.as_deref().unwrap_or(endpoint);
     let timeout = to_the_millisecond(timeout);
+    let endpoint = record.peer.as_deref().unwrap_or(endpoint);
     let mut message = format!("{what} within {timeout:?} (`{endpoint}`)");
     for earlier in &record.failed_before {
         message = format!("{message}; before that {earlier}");
