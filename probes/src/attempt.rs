@@ -13,7 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -108,6 +108,15 @@ impl Stream {
             io: Box::pin(io),
             may_receive_bytes: RECEIVED_MAX_BYTES,
         }
+    }
+}
+
+impl Drop for Stream {
+    /// Ends it in order, whatever cut the conversation short: over TLS the peer hears
+    /// `close_notify`, without which some servers log a reset. One try, nothing is waited for.
+    fn drop(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = self.io.as_mut().poll_shutdown(&mut cx);
     }
 }
 

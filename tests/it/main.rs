@@ -7,6 +7,7 @@
 mod check;
 mod faults;
 mod leaks;
+mod postgres;
 mod redis;
 
 use std::process::ExitCode;
@@ -20,10 +21,15 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let arguments = Arguments::from_args();
-    let trials: Vec<Trial> = [faults::trials(), leaks::trials(), redis::trials()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let trials: Vec<Trial> = [
+        faults::trials(),
+        leaks::trials(),
+        postgres::trials(),
+        redis::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     let skipped = Rig::shared().skipped();
     for skipped in &skipped {
