@@ -692,6 +692,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_limit_cuts_a_step_and_not_the_attempt() {
+        let outcome = outcome_of(Duration::from_millis(200), |attempt| {
+            Box::pin(async move {
+                attempt.limit(Some(Duration::from_millis(50)));
+                let silence = std::future::pending::<Result<(), Cause>>();
+                let failure = attempt.phase(Phase::Auth, silence).await.unwrap_err();
+                assert_eq!(failure.reason, Reason::Timeout);
+                attempt.failed_before(&failure.message);
+                attempt.limit(None);
+                let silence = std::future::pending::<Result<(), Cause>>();
+                attempt.phase(Phase::Request, silence).await
+            })
+        })
+        .await;
+        let failure = outcome.result.unwrap_err();
+        assert_eq!(failure.phase, Some(Phase::Request));
+        assert_eq!(
+            failure.message,
+            "the peer did not answer the request within 200ms (`test://peer:1`); \
+             before that the peer did not answer the login within 50ms"
+        );
+        assert!(outcome.phases[0].1 >= Duration::from_millis(50));
+    }
+
+    #[tokio::test]
     async fn a_panic_is_an_outcome() {
         let outcome = outcome_of(Duration::from_secs(5), |attempt| {
             Box::pin(async move {

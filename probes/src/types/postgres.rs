@@ -1216,6 +1216,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_before_14_is_asked_what_it_is() {
+        let answer = |value: &[u8]| {
+            let row = [b"D\0\x01\0\0\0", &[value.len() as u8][..], value].concat();
+            messages(&[ONE_ROW[0], &row, b"CSHOW\0", b"ZI"])
+        };
+        for (wanted, value, is_wanted) in [
+            ("read-write", "off", true),
+            ("read-write", "on", false),
+            ("read-only", "on", true),
+            ("primary", "f", true),
+            ("standby", "f", false),
+            ("standby", "t", true),
+        ] {
+            let (first, second) = (answer(value.as_bytes()), messages(ONE_ROW));
+            let words = [Some(OK), Some(&first[..]), Some(&second[..])];
+            let options = format!("sslmode=disable&target_session_attrs={wanted}");
+            let outcome = at_peer(&words, &options).await;
+            match is_wanted {
+                true => assert!(outcome.is_up(), "{outcome:?}"),
+                false => check(&outcome, Reason::Assertion, Phase::Request, wanted),
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_host_that_hangs_leaves_time_for_the_next() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = silent.local_addr().unwrap().port();
