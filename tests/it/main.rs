@@ -5,9 +5,13 @@
 //! the tests whose names contain `redis`; the names are `<module>::<test>`.
 
 mod check;
+mod cli;
+mod daemon;
 mod faults;
 mod leaks;
 mod postgres;
+mod program;
+mod redaction;
 mod redis;
 
 use std::process::ExitCode;
@@ -22,9 +26,12 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::from_args();
     let trials: Vec<Trial> = [
+        cli::trials(),
+        daemon::trials(),
         faults::trials(),
         leaks::trials(),
         postgres::trials(),
+        redaction::trials(),
         redis::trials(),
     ]
     .into_iter()

@@ -142,7 +142,8 @@ fn postgres_dirs() -> Vec<PathBuf> {
     versions.into_iter().rev().map(|(_, dir)| dir).collect()
 }
 
-fn is_there(package: Package) -> bool {
+/// Whether its program is here.
+pub fn is_there(package: Package) -> bool {
     if package == PYTHON {
         // Debian's python3 is often there without what `-m venv` needs.
         return program("python3").is_some_and(|python| {

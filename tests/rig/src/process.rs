@@ -39,6 +39,9 @@ pub struct Spec {
     user: Option<User>,
     stop: Signal,
     orphaned: Signal,
+    /// Says it to our own terminal instead of a log.
+    aloud: bool,
+    envs: Vec<(OsString, OsString)>,
 }
 
 impl Spec {
@@ -53,6 +56,8 @@ impl Spec {
             user: None,
             stop: Signal::TERM,
             orphaned: Signal::KILL,
+            aloud: false,
+            envs: Vec::new(),
         }
     }
 
@@ -76,6 +81,17 @@ impl Spec {
     /// What the kernel sends when we are gone: SIGKILL unless said otherwise.
     pub(crate) fn when_orphaned(mut self, signal: Signal) -> Spec {
         self.orphaned = signal;
+        self
+    }
+
+    /// Its output goes where ours goes; there is no log then.
+    pub fn aloud(mut self) -> Spec {
+        self.aloud = true;
+        self
+    }
+
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Spec {
+        self.envs.push((name.into(), value.into()));
         self
     }
 
@@ -290,20 +306,21 @@ fn supervise(spec: Spec, life: &Life, tell: &mpsc::Sender<Result<Pid>>) {
 }
 
 fn command(spec: Spec) -> Result<Command> {
-    let log = File::create(&spec.log)
-        .map_err(Error::doing(format!("cannot write {}", spec.log.display())))?;
-    let log2 = log
-        .try_clone()
-        .map_err(Error::doing("the log of a server"))?;
     let mut command = Command::new(&spec.program);
     command
         .args(&spec.args)
         .current_dir(&spec.dir)
         .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(log2)
         .env("LC_ALL", "C.UTF-8")
+        .envs(spec.envs)
         .process_group(0);
+    if !spec.aloud {
+        let doing = || Error::doing(format!("cannot write {}", spec.log.display()));
+        let log = File::create(&spec.log).map_err(doing())?;
+        command
+            .stderr(log.try_clone().map_err(doing())?)
+            .stdout(log);
+    }
     if let Some(user) = &spec.user {
         command.uid(user.uid).gid(user.gid);
     }

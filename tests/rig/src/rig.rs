@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::{Duration, SystemTime},
 };
@@ -16,6 +16,7 @@ use crate::{
     nginx::Nginx,
     pki::{Certified, Pki},
     postgres::Postgres,
+    process::Process,
     redis::Redis,
 };
 
@@ -43,6 +44,14 @@ impl Skipped {
             self.why
         );
         eprintln!("skipped: {} is not to be had: {}", self.name, self.why);
+    }
+}
+
+impl From<Skipped> for Error {
+    fn from(skipped: Skipped) -> Error {
+        let mut err = Error::new(format!("{}: {}", skipped.name, skipped.why));
+        err.missing = skipped.missing;
+        err
     }
 }
 
@@ -125,6 +134,7 @@ pub struct Rig {
     postgres: [Slot<Postgres>; 12],
     redis: [Slot<Redis>; 11],
     nginx: Slot<Nginx>,
+    adopted: Mutex<Vec<Arc<Process>>>,
     pki: Pki,
     skipped: Mutex<Vec<Skipped>>,
     dir: TempDir,
@@ -139,10 +149,10 @@ impl Rig {
         let dir = tempfile::Builder::new()
             .prefix(PREFIX)
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .tempdir()
+            .tempdir_in(&parent)
             .map_err(Error::doing(format!(
                 "cannot create a folder in {}",
-                env::temp_dir().display()
+                parent.display()
             )))?;
         let lock = fs::File::create(dir.path().join("lock"))
             .map_err(Error::doing("cannot lock the rig's folder"))?;
@@ -153,6 +163,7 @@ impl Rig {
             postgres: Default::default(),
             redis: Default::default(),
             nginx: OnceLock::new(),
+            adopted: Mutex::default(),
             pki,
             skipped: Mutex::new(Vec::new()),
             dir,
@@ -160,23 +171,29 @@ impl Rig {
         })
     }
 
-    /// The same with the three main servers started, side by side. If servers are required and one is not to be
-    /// had, that is an error; otherwise see [`Rig::skipped`].
+    /// The same with the three main servers started.
     pub fn start() -> Result<Rig> {
         let rig = Rig::new()?;
+        rig.start_all()?;
+        Ok(rig)
+    }
+
+    /// Starts the three main servers side by side. If one does not start, or is not installed and servers are
+    /// required, that is an error; for those not installed otherwise see [`Rig::skipped`].
+    pub fn start_all(&self) -> Result<()> {
         thread::scope(|scope| {
-            scope.spawn(|| drop(rig.postgres()));
-            scope.spawn(|| drop(rig.redis()));
-            scope.spawn(|| drop(rig.nginx()));
+            scope.spawn(|| drop(self.postgres()));
+            scope.spawn(|| drop(self.redis()));
+            scope.spawn(|| drop(self.nginx()));
         });
-        let bad: Vec<String> = rig
+        let bad: Vec<String> = self
             .skipped()
             .into_iter()
             .filter(|skipped| required() || !skipped.missing)
             .map(|skipped| format!("{}: {}", skipped.name, skipped.why))
             .collect();
         if bad.is_empty() {
-            Ok(rig)
+            Ok(())
         } else {
             Err(Error::new(bad.join("\n")))
         }
@@ -224,14 +241,21 @@ impl Rig {
 
     /// Who was asked for and was not to be had.
     pub fn skipped(&self) -> Vec<Skipped> {
-        self.skipped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.skipped).clone()
+    }
+
+    /// Takes care of a process that talks to the servers: it is stopped before they are.
+    pub fn adopt(&self, process: Process) -> Arc<Process> {
+        let process = Arc::new(process);
+        lock(&self.adopted).push(Arc::clone(&process));
+        process
     }
 
     /// Stops everything at once and removes the folder. What `Drop` does, for a rig that is never dropped.
     pub fn shut_down(&self) {
+        lock(&self.adopted)
+            .iter()
+            .for_each(|process| process.stop());
         let postgres = self
             .postgres
             .iter()
@@ -266,10 +290,7 @@ impl Rig {
                     why: err.to_string(),
                     missing: err.missing,
                 };
-                self.skipped
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(skipped.clone());
+                lock(&self.skipped).push(skipped.clone());
                 skipped
             })
         });
@@ -290,8 +311,7 @@ impl Rig {
             PostgresKind::NoTls => builder.without_tls(),
             PostgresKind::ReadOnly => builder.read_only(),
             PostgresKind::Standby => {
-                let primary = self.postgres().map_err(|skipped| Error::new(skipped.why))?;
-                return builder.standby_of(primary).start();
+                return builder.standby_of(self.postgres()?).start();
             }
             PostgresKind::Starting => builder.forever_starting(),
             PostgresKind::Full => builder.full(),
@@ -336,6 +356,10 @@ fn name(server: &str, kind: &str) -> String {
     } else {
         format!("{server}-{}", kind.to_ascii_lowercase())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) fn required() -> bool {

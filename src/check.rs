@@ -1,0 +1,88 @@
+//! `--check-config`: reads and builds everything, says what is wrong, and touches no network.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::cli::Output;
+use crate::load::Loaded;
+use crate::logging::OneLine;
+use crate::report::Verdict;
+use crate::report::json::Mistake;
+
+/// Whether anything is wrong. A secret that is missing is not: it may be there where we will run.
+pub fn verdict(loaded: &Loaded) -> Verdict {
+    match loaded.errors.is_empty() {
+        true => Verdict::Up,
+        false => Verdict::Invalid,
+    }
+}
+
+/// Writes every mistake, and everything that should be mended.
+pub fn write(loaded: &Loaded, output: Output, out: &mut dyn Write) -> io::Result<()> {
+    match output {
+        Output::Text => text(loaded, out),
+        Output::Json => json(loaded, out),
+    }
+}
+
+fn text(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
+    for error in &loaded.errors {
+        one(out, "", error)?;
+    }
+    for warning in loaded.warnings.iter().chain(&loaded.unresolved) {
+        one(out, "warning: ", warning)?;
+    }
+    let (valid, invalid) = (loaded.valid, loaded.invalid());
+    let files = loaded.files;
+    let s = |count| if count == 1 { "" } else { "s" };
+    write!(
+        out,
+        "{valid} valid connection{} in {files} file{}",
+        s(valid),
+        s(files)
+    )?;
+    match invalid {
+        0 => writeln!(out),
+        _ => writeln!(out, ", {invalid} invalid"),
+    }
+}
+
+fn one(out: &mut dyn Write, label: &str, error: &dyn std::fmt::Display) -> io::Result<()> {
+    let error = error.to_string();
+    let mut label = label;
+    for line in error.lines() {
+        writeln!(out, "{label}{}", OneLine(line))?;
+        label = "";
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    summary: Summary,
+    errors: Vec<Mistake<'a>>,
+    warnings: Vec<Mistake<'a>>,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    files: usize,
+    valid: usize,
+    invalid: usize,
+}
+
+fn json(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
+    let warnings = loaded.warnings.iter().chain(&loaded.unresolved);
+    let document = Document {
+        summary: Summary {
+            files: loaded.files,
+            valid: loaded.valid,
+            invalid: loaded.invalid(),
+        },
+        errors: loaded.errors.iter().map(Mistake::from).collect(),
+        warnings: warnings.map(Mistake::from).collect(),
+    };
+    serde_json::to_writer_pretty(&mut *out, &document)?;
+    writeln!(out)
+}

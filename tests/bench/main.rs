@@ -1,0 +1,174 @@
+//! How long the work takes that grows with the number of connections.
+//!
+//! `cargo bench --bench bench -- load` runs those whose names contain `load`.
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use conncheck::cli::Options;
+use conncheck::load::load;
+use conncheck::metrics::{Format, View, render};
+use conncheck::process::Process;
+use conncheck::redact::Redactor;
+use conncheck::source;
+use conncheck::state::{Facts, Plan, State};
+use conncheck_config::Identity;
+use conncheck_probes::{Env, Failure, Outcome, Phase, Reason, ResolverChoice, TlsFacts};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use jiff::Timestamp;
+
+const CONNECTIONS: u32 = 10_000;
+
+criterion_group!(benches, loading, exposition);
+criterion_main!(benches);
+
+/// One file of definitions, each with a secret of its own beside it.
+fn definitions() -> tempfile::NamedTempFile {
+    let mut text = String::new();
+    for n in 0..CONNECTIONS {
+        write!(
+            text,
+            "---\n\
+             apiVersion: mission-control.flanksource.com/v1\n\
+             kind: Connection\n\
+             metadata:\n  name: cache-{n}\n  namespace: team-{}\n  \
+             annotations:\n    conncheck/interval: 15s\n\
+             spec:\n  type: redis\n  url: rediss://cache-{n}.example.com:6380/0\n  \
+             secretRef:\n    name: cache-{n}\n  \
+             labels:\n    environment: production\n    tier: cache\n\
+             ---\n\
+             apiVersion: v1\nkind: Secret\n\
+             metadata:\n  name: cache-{n}\n  namespace: team-{}\n\
+             stringData:\n  username: probe\n  password: secret-of-cache-{n}\n",
+            n % 20,
+            n % 20,
+        )
+        .unwrap();
+    }
+    let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+fn loading(c: &mut Criterion) {
+    conncheck_probes::install_crypto_provider();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let file = definitions();
+    let path = file.path().to_str().unwrap().to_owned();
+    let options = Options::read(["conncheck".into(), path.clone().into()]).unwrap();
+    let env = runtime.block_on(async { Env::new(&ResolverChoice::Auto).unwrap() });
+    let mut group = c.benchmark_group("load 10,000 documents");
+    group.throughput(Throughput::Elements(u64::from(CONNECTIONS)));
+    group.sample_size(10);
+    group.bench_function("read", |b| {
+        b.iter(|| {
+            let snapshot = source::read(std::slice::from_ref(&path));
+            assert_eq!(snapshot.connections.len(), CONNECTIONS as usize);
+            snapshot
+        });
+    });
+    group.bench_function("read, resolve and build", |b| {
+        b.to_async(&runtime).iter(|| async {
+            let loaded = load(&options, &env, &Arc::new(Redactor::default())).await;
+            assert_eq!(loaded.targets.len(), CONNECTIONS as usize);
+            loaded
+        });
+    });
+    group.finish();
+}
+
+/// A state as after some time: nine of ten are up, all have TLS and labels.
+fn state() -> State {
+    let state = State::default();
+    let facts = (0..CONNECTIONS).map(|n| {
+        Arc::new(Facts {
+            id: Identity {
+                namespace: format!("team-{}", n % 20),
+                name: format!("connection-{n}"),
+            },
+            type_name: "postgres",
+            reasons: &Reason::ALL,
+            plan: Plan {
+                interval: Duration::from_secs(30),
+                timeout: Duration::from_secs(10),
+                rise: 1,
+                fall: 1,
+                paused: false,
+            },
+            endpoint: Some(format!("postgres://db-{n}.example.com:5432").into()),
+            labels: [("environment", "production"), ("tier", "database")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+        })
+    });
+    let facts: Vec<_> = facts.collect();
+    state.apply(facts.iter().cloned());
+    for (n, facts) in facts.iter().enumerate() {
+        let outcome = Outcome {
+            started_at: Timestamp::now(),
+            duration: Duration::from_micros(12_345),
+            phases: Phase::ALL
+                .map(|phase| (phase, Duration::from_micros(2_469)))
+                .into(),
+            tls: Some(TlsFacts {
+                version: Some("TLSv1.3".to_owned()),
+                verified: true,
+                earliest_expiry: Some(Timestamp::now()),
+                ..TlsFacts::default()
+            }),
+            server: Some("PostgreSQL 15.18".to_owned()),
+            http_status: None,
+            credential_expiry: None,
+            result: match n % 10 {
+                0 => Err(Failure {
+                    reason: Reason::Timeout,
+                    phase: Some(Phase::Auth),
+                    code: None,
+                    message: "no answer".to_owned(),
+                    hint: None,
+                }),
+                _ => Ok(()),
+            },
+        };
+        state.record(&facts.id, None, outcome);
+    }
+    state
+}
+
+fn exposition(c: &mut Criterion) {
+    let state = state();
+    let view = Arc::new(View {
+        snapshot: state.snapshot(),
+        process: Process::read(),
+    });
+    let mut group = c.benchmark_group("/metrics of 10,000 connections");
+    group.throughput(Throughput::Elements(u64::from(CONNECTIONS)));
+    group.sample_size(20);
+    group.bench_function("snapshot", |b| b.iter(|| black_box(state.snapshot())));
+    for (name, format) in [("text", Format::Text), ("openmetrics", Format::OpenMetrics)] {
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let mut out = Vec::new();
+                render(&view, format, &mut out).unwrap();
+                out
+            });
+        });
+    }
+    group.bench_function("text, gzip", |b| {
+        b.iter(|| {
+            let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            render(&view, Format::Text, &mut out).unwrap();
+            out.finish().unwrap()
+        });
+    });
+    let mut out = Vec::new();
+    render(&view, Format::Text, &mut out).unwrap();
+    let series = out
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.starts_with(b"#"))
+        .count();
+    eprintln!("{series} series, {:.1} MB", out.len() as f64 / 1e6);
+    group.finish();
+}

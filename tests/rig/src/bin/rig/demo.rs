@@ -1,0 +1,333 @@
+//! `cargo demo`: the main job on real servers, and a check of itself.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use conncheck_rig::{
+    BlackHole, Error, PASSWORD, Postgres, Result, Rig, TokenServer,
+    faults::{Refused, refused_on},
+    ports,
+    process::Spec,
+};
+use serde_json::Value;
+
+use crate::{cargo, install};
+
+/// When to stop.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// After the report.
+    Reported,
+    CtrlC,
+}
+
+/// What the report must say of a connection of `demo.yaml`.
+struct Expected {
+    name: &'static str,
+    /// Reason, phase, code; `None` for up.
+    down: Option<(&'static str, Option<&'static str>, Option<&'static str>)>,
+}
+
+const fn up(name: &'static str) -> Expected {
+    Expected { name, down: None }
+}
+
+const fn down(
+    name: &'static str,
+    reason: &'static str,
+    phase: Option<&'static str>,
+    code: Option<&'static str>,
+) -> Expected {
+    Expected {
+        name,
+        down: Some((reason, phase, code)),
+    }
+}
+
+const EXPECTED: [Expected; 14] = [
+    up("orders-db"),
+    up("session-cache"),
+    up("catalog-api"),
+    up("payment-gateway"),
+    down("billing-db", "auth", Some("auth"), Some("28P01")),
+    down("reporting-db", "connect_refused", Some("connect"), None),
+    down("warehouse-db", "timeout", Some("connect"), None),
+    down("archive-db", "secret", None, None),
+    down("job-queue", "permission", Some("request"), Some("NOPERM")),
+    down("partner-api", "tls_expired", Some("tls"), None),
+    down("legacy-api", "tls_name_mismatch", Some("tls"), None),
+    down("vendor-api", "tls_unknown_ca", Some("tls"), None),
+    down("search-api", "unavailable", Some("request"), Some("503")),
+    down("feature-flags", "assertion", Some("request"), None),
+];
+
+/// Builds conncheck, and then shows it.
+pub fn run(until: Until) -> Result<()> {
+    install::servers()?;
+    println!("building conncheck and starting PostgreSQL, Redis and nginx …");
+    // Side by side: one waits for the compiler, the other for the servers.
+    let (conncheck, stage) = thread::scope(|scope| {
+        let conncheck = scope.spawn(cargo::conncheck);
+        let stage = Stage::set();
+        (
+            conncheck
+                .join()
+                .unwrap_or_else(|_| Err(Error::new("building conncheck panicked"))),
+            stage,
+        )
+    });
+    stage?.show(&conncheck?, until)
+}
+
+/// The same with a conncheck that is already built.
+pub fn run_with(conncheck: &Path) -> Result<()> {
+    install::servers()?;
+    Stage::set()?.show(conncheck, Until::Reported)
+}
+
+/// The servers, the peers and the documents.
+struct Stage {
+    rig: &'static Rig,
+    connections: PathBuf,
+    _black_hole: BlackHole,
+    _stopped: Refused,
+}
+
+impl Stage {
+    fn set() -> Result<Stage> {
+        let rig = Rig::shared();
+        rig.start_all()?;
+        let black_hole = BlackHole::start()?;
+        let stopped = stopped_postgres(rig)?;
+        let connections = rig.dir().join("connections");
+        let yaml = documents(rig, &black_hole, &stopped)?;
+        fs::create_dir_all(&connections)
+            .and_then(|()| fs::write(connections.join("demo.yaml"), yaml))
+            .map_err(|err| Error::new(format!("cannot write {}: {err}", connections.display())))?;
+        Ok(Stage {
+            rig,
+            connections,
+            _black_hole: black_hole,
+            _stopped: stopped,
+        })
+    }
+
+    fn show(&self, conncheck: &Path, until: Until) -> Result<()> {
+        println!("connections: {}/demo.yaml\n", self.connections.display());
+        println!("$ conncheck --check-once {}", self.connections.display());
+        let cannot = |err| Error::new(format!("cannot run {}: {err}", conncheck.display()));
+        let status = self.check_once(conncheck).status().map_err(cannot)?;
+        if status.code() != Some(1) {
+            return Err(Error::new(format!(
+                "some are down, so conncheck must exit with 1, but: {status}"
+            )));
+        }
+        let output = self
+            .check_once(conncheck)
+            .args(["--output", "json"])
+            .output()
+            .map_err(cannot)?;
+        let report: Value = serde_json::from_slice(&output.stdout).map_err(|err| {
+            let (stdout, stderr) = (lossy(&output.stdout), lossy(&output.stderr));
+            Error::new(format!(
+                "`--output json` is no JSON: {err}\n{stdout}{stderr}"
+            ))
+        })?;
+        let wrong = compare(&report, self.rig.pki().expired.not_after);
+        if !wrong.is_empty() {
+            let wrong = wrong.join("\n  ");
+            return Err(Error::new(format!(
+                "the report is not what it must be:\n  {wrong}\nit is: {report:#}"
+            )));
+        }
+        println!(
+            "\n{} connections, each with the outcome it must have",
+            EXPECTED.len()
+        );
+        match until {
+            Until::Reported => Ok(()),
+            Until::CtrlC => self.serve(conncheck),
+        }
+    }
+
+    fn check_once(&self, conncheck: &Path) -> Command {
+        let mut command = Command::new(conncheck);
+        command
+            .arg("--check-once")
+            .arg(&self.connections)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn serve(&self, conncheck: &Path) -> Result<()> {
+        let listen = free_address()?;
+        let daemon = Spec::new("conncheck", conncheck, self.rig.dir())
+            .args(["--interval", "5s", "--listen", &listen.to_string()])
+            .args([self.connections.as_os_str()])
+            .aloud()
+            .spawn()?;
+        let daemon = self.rig.adopt(daemon);
+        crate::serving();
+        println!(
+            "\nthe daemon serves on http://{listen}, probing every 5 s, until Ctrl-C:\n  \
+             curl http://{listen}/metrics\n  \
+             curl -s http://{listen}/metrics | grep -E '^probe_(success|failure_reason|ssl_earliest_cert_expiry)'\n  \
+             curl http://{listen}/-/ready\n"
+        );
+        loop {
+            if let Some(status) = daemon.wait(Duration::from_secs(3600)) {
+                return Err(Error::new(format!("the daemon ended by itself ({status})")));
+            }
+        }
+    }
+}
+
+/// A Postgres that ran and was stopped; the port is kept, so that it goes on refusing.
+fn stopped_postgres(rig: &Rig) -> Result<Refused> {
+    let postgres = Postgres::builder(rig.pki(), rig.dir())
+        .name("postgres-stopped")
+        .start()?;
+    let port = postgres.port();
+    drop(postgres);
+    refused_on(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}
+
+fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<String> {
+    let (postgres, redis, nginx) = (rig.postgres()?, rig.redis()?, rig.nginx()?);
+    let authority: Vec<String> = rig
+        .pki()
+        .ca
+        .cert_pem
+        .lines()
+        .map(|line| format!("    {line}"))
+        .collect();
+    let mut yaml = include_str!("demo.yaml").to_owned();
+    for (name, port) in [
+        ("@postgres@", postgres.port()),
+        ("@redis@", redis.port()),
+        ("@rediss@", redis.tls_port()),
+        ("@http@", nginx.http),
+        ("@https@", nginx.https),
+        ("@expired@", nginx.expired),
+        ("@wrong_name@", nginx.wrong_name),
+        ("@unknown_ca@", nginx.unknown_ca),
+        ("@blackhole@", black_hole.port()),
+        ("@stopped@", stopped.port()),
+    ] {
+        yaml = yaml.replace(name, &port.to_string());
+    }
+    yaml = yaml
+        .replace("@password@", PASSWORD)
+        .replace("@oauth_secret@", TokenServer::CLIENT_SECRET);
+    Ok(yaml.replace("@ca@", &authority.join("\n")))
+}
+
+/// 9797 as documented, or another one when it is taken.
+fn free_address() -> Result<SocketAddr> {
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 9797));
+    if TcpListener::bind(usual).is_ok() {
+        return Ok(usual);
+    }
+    let port = ports::reserve(1)?.release();
+    Ok(SocketAddr::from((
+        Ipv4Addr::LOCALHOST,
+        port.first().copied().unwrap_or_default(),
+    )))
+}
+
+/// Everything in the report that is not as expected.
+fn compare(report: &Value, expired_at: i64) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut expect = |what: String, is: &Value, should: Value| {
+        if *is != should {
+            wrong.push(format!("{what} is {is}, not {should}"));
+        }
+    };
+    let ups = EXPECTED
+        .iter()
+        .filter(|expected| expected.down.is_none())
+        .count();
+    for (name, should) in [
+        ("total", EXPECTED.len()),
+        ("up", ups),
+        ("down", EXPECTED.len() - ups),
+        ("invalid", 0),
+    ] {
+        expect(
+            format!("summary.{name}"),
+            &report["summary"][name],
+            should.into(),
+        );
+    }
+    expect("errors".into(), &report["errors"], Value::Array(Vec::new()));
+    for Expected { name, down } in &EXPECTED {
+        let found = report["connections"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|found| found["name"] == *name);
+        let Some(found) = found else {
+            expect(
+                format!("connection {name}"),
+                &Value::Null,
+                "reported".into(),
+            );
+            continue;
+        };
+        let (reason, phase, code) = match down {
+            Some((reason, phase, code)) => (Some(*reason), *phase, *code),
+            None => (None, None, None),
+        };
+        expect(format!("{name}: up"), &found["up"], reason.is_none().into());
+        expect(format!("{name}: reason"), &found["reason"], reason.into());
+        expect(format!("{name}: phase"), &found["phase"], phase.into());
+        if code.is_some() {
+            expect(format!("{name}: code"), &found["code"], code.into());
+        }
+        if reason.is_none() {
+            // All the healthy ones speak TLS.
+            expect(
+                format!("{name}: tls.verified"),
+                &found["tls"]["verified"],
+                true.into(),
+            );
+            for phase in ["connect", "tls", "request"] {
+                let timed = found["phases"][phase].is_number();
+                expect(
+                    format!("{name}: phases.{phase} is a number"),
+                    &timed.into(),
+                    true.into(),
+                );
+            }
+        }
+        if reason == Some("tls_expired") {
+            // It was refused, and still we know since when it has been over.
+            let expiry = rfc3339(expired_at);
+            expect(
+                format!("{name}: tls.earliestExpiry"),
+                &found["tls"]["earliestExpiry"],
+                expiry.into(),
+            );
+        }
+    }
+    wrong
+}
+
+/// Seconds since 1970 as the report writes them.
+fn rfc3339(seconds: i64) -> String {
+    let time = time::OffsetDateTime::from_unix_timestamp(seconds)
+        .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let ((year, month, day), (hour, minute, second)) = (time.to_calendar_date(), time.to_hms());
+    let month = u8::from(month);
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,40 @@
+//! `rig up`: the servers alone, for trying things by hand.
+
+use conncheck_rig::{PASSWORD, Result, Rig};
+
+pub fn run() -> Result<()> {
+    crate::install::servers()?;
+    let rig = Rig::shared();
+    rig.start_all()?;
+    println!("password of all users: {PASSWORD}");
+    println!(
+        "authority:             {}",
+        rig.pki().ca.cert_path.display()
+    );
+    if let Ok(postgres) = rig.postgres() {
+        println!(
+            "PostgreSQL (pid {}):  {}",
+            postgres.process().pid(),
+            postgres.url("probe")
+        );
+    }
+    if let Ok(redis) = rig.redis() {
+        println!(
+            "Redis (pid {}):       {}  {}",
+            redis.process().pid(),
+            redis.url("probe"),
+            redis.tls_url("probe")
+        );
+    }
+    if let Ok(nginx) = rig.nginx() {
+        println!(
+            "nginx (pid {}):       {}  {}",
+            nginx.process().pid(),
+            nginx.url("/health"),
+            nginx.https_url("/health")
+        );
+    }
+    crate::serving();
+    println!("until Ctrl-C");
+    crate::wait_for_signal()
+}
