@@ -419,19 +419,15 @@ fn plan_of(
     let interval = interval.or_else(|| matching().find_map(|rule| rule.interval));
     let timeout = timeout.or_else(|| matching().find_map(|rule| rule.timeout));
     let paused = paused.or_else(|| matching().find_map(|rule| rule.paused));
+    let rise = matching().find_map(|rule| rule.rise);
+    let fall = matching().find_map(|rule| rule.fall);
     let interval = interval.map_or(rules.interval, |interval| interval.0);
     let timeout = timeout.map(|timeout| timeout.0).or(rules.timeout);
     Ok(Plan {
         interval,
         timeout: timeout.unwrap_or(interval.min(DEFAULT_TIMEOUT)),
-        rise: matching()
-            .find_map(|rule| rule.rise)
-            .unwrap_or(rules.rise)
-            .get(),
-        fall: matching()
-            .find_map(|rule| rule.fall)
-            .unwrap_or(rules.fall)
-            .get(),
+        rise: rise.map_or(rules.rise, |rise| rise.0),
+        fall: fall.map_or(rules.fall, |fall| fall.0),
         paused: paused.unwrap_or(false),
     })
 }
