@@ -100,6 +100,8 @@ enum What {
     Expected(String),
     /// A whole sentence, from a type's own `Deserialize`.
     Custom(String),
+    /// A whole sentence of ours, which quotes nothing.
+    Ours(String),
     UnknownField(String),
     MissingField(&'static str),
     /// The value is not known yet.
@@ -151,7 +153,7 @@ impl Fault {
         let node = self.node(root);
         match &self.0.what {
             What::Unknown => true,
-            What::Custom(_) => node.has_unknown(),
+            What::Custom(_) | What::Ours(_) => node.has_unknown(),
             What::Expected(_) => node.scalar().is_some_and(|scalar| scalar.unknown),
             What::UnknownField(_) => false,
             What::MissingField(name) => node
@@ -191,7 +193,7 @@ impl Fault {
                 &path,
                 format!("expected {expected}, found {}", node.describe()),
             ),
-            What::Custom(message) => about(&path, message.clone()),
+            What::Custom(message) | What::Ours(message) => about(&path, message.clone()),
             What::Unknown => about(&path, "the value is not known yet".to_owned()),
             What::MissingField(name) if path.is_empty() => format!("`{name}` is missing"),
             What::MissingField(name) => format!("`{path}` has no `{name}`"),
@@ -254,7 +256,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.what {
             What::Expected(expected) => write!(f, "expected {expected}"),
-            What::Custom(message) => f.write_str(message),
+            What::Custom(message) | What::Ours(message) => f.write_str(message),
             What::UnknownField(name) => write!(f, "unknown field {}", quoted(name)),
             What::MissingField(name) => write!(f, "`{name}` is missing"),
             What::Unknown => f.write_str("the value is not known yet"),
@@ -269,7 +271,7 @@ impl de::Error for Fault {
         let message = message.to_string();
         // The name of a Rust type helps nobody who writes YAML.
         match message.starts_with("data did not match any variant of untagged enum") {
-            true => Self::new(What::Custom("has none of the forms understood here".into())),
+            true => Self::new(What::Ours("has none of the forms understood here".into())),
             false => Self::new(What::Custom(message)),
         }
     }
@@ -279,18 +281,18 @@ impl de::Error for Fault {
     }
 
     fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(What::Custom(format!("expected {}", wanted(expected))))
+        Self::new(What::Ours(format!("expected {}", wanted(expected))))
     }
 
     fn invalid_length(len: usize, expected: &dyn Expected) -> Self {
         let message = format!("expected {}, found {len} items", wanted(expected));
-        Self::new(What::Custom(message))
+        Self::new(What::Ours(message))
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let meant = crate::words::nearest(variant, expected);
         let hint = meant.map(|meant| format!("did you mean `{meant}`?"));
-        Self::new(What::Custom(format!("expected {}", either(expected)))).hint(hint)
+        Self::new(What::Ours(format!("expected {}", either(expected)))).hint(hint)
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -303,7 +305,7 @@ impl de::Error for Fault {
 
     fn duplicate_field(field: &'static str) -> Self {
         let message = format!("`{field}` is given twice, under two names");
-        Self::new(What::Custom(message))
+        Self::new(What::Ours(message))
     }
 }
 
@@ -403,7 +405,7 @@ macro_rules! whole {
             let number = self.integer(&visitor)?;
             match <$ty>::try_from(number) {
                 Ok(number) => visitor.$visit(number),
-                Err(_) => Err(Fault::new(What::Custom(format!(
+                Err(_) => Err(Fault::new(What::Ours(format!(
                     "expected a whole number from {} to {}", <$ty>::MIN, <$ty>::MAX,
                 )))),
             }
@@ -693,7 +695,7 @@ impl<'de> Deserializer<'de> for Key<'_> {
     fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.0.parse() {
             Ok(number) => visitor.visit_u16(number),
-            Err(_) => Err(Fault::new(What::Custom(format!(
+            Err(_) => Err(Fault::new(What::Ours(format!(
                 "expected {} as a key",
                 wanted(&visitor)
             )))),
@@ -844,5 +846,207 @@ impl<'de, T: de::Deserialize<'de>> de::Deserialize<'de> for Spanned<T> {
         }
 
         deserializer.deserialize_newtype_struct(SPANNED, Both(std::marker::PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::Secret;
+
+    fn node(text: &str) -> Node {
+        let file: Arc<str> = "t.yaml".into();
+        let mut root = None;
+        crate::node::parse(&file, text, |document| root = Some(document.unwrap()));
+        root.unwrap()
+    }
+
+    #[track_caller]
+    fn check<T: DeserializeOwned + fmt::Debug + PartialEq>(text: &str, expected: T) {
+        assert_eq!(node(text).deserialize::<T>(), Ok(expected), "{text}");
+    }
+
+    #[track_caller]
+    fn wrong<T: DeserializeOwned + fmt::Debug>(text: &str, expected: &str) {
+        let error = node(text).deserialize::<T>().unwrap_err();
+        let hint = error
+            .hint
+            .map(|hint| format!("; {hint}"))
+            .unwrap_or_default();
+        let said = format!(
+            "{}:{} {}{hint}",
+            error.place.line, error.place.column, error.message
+        );
+        assert_eq!(said, expected, "{text}");
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    enum Mode {
+        Require,
+        VerifyFull,
+        Custom(u8),
+        Named { name: String },
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(untagged)]
+    enum Status {
+        One(u16),
+        Range(String),
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields, rename_all = "camelCase")]
+    struct Inner {
+        first: u8,
+        #[serde(default)]
+        second_one: Option<Spanned<String>>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(transparent)]
+    struct Newtype(u16);
+
+    #[test]
+    fn the_wanted_type_decides() {
+        check("123", "123".to_owned());
+        check("true", "true".to_owned());
+        check("\"445\"", 445_u16);
+        check("0x1F", 31_u8);
+        check("-5", -5_i64);
+        check("1.5", 1.5_f64);
+        check("7", 7.0_f64);
+        check("'true'", true);
+        check("~", None::<String>);
+        check("''", Some(String::new()));
+        check("[1, 2]", vec![1_u8, 2]);
+        check("[1, a]", (1_u8, "a".to_owned()));
+        check(
+            "{a: 1, 200: x}",
+            BTreeMap::from([("a".to_owned(), "1".to_owned()), ("200".into(), "x".into())]),
+        );
+        check("{200: x}", BTreeMap::from([(200_u16, "x".to_owned())]));
+        check("7", Newtype(7));
+        check("s3cret", Secret::new("s3cret"));
+        check("x", 'x');
+    }
+
+    #[test]
+    fn enums_in_all_their_forms() {
+        check("verify-full", Mode::VerifyFull);
+        check("custom: 3", Mode::Custom(3));
+        check("named: {name: x}", Mode::Named { name: "x".into() });
+        check(
+            "[200, 2xx, \"300\"]",
+            vec![
+                Status::One(200),
+                Status::Range("2xx".into()),
+                Status::Range("300".into()),
+            ],
+        );
+        wrong::<Mode>(
+            "verify-ful",
+            "1:1 expected `require`, `verify-full`, `custom` or `named`; did you mean `verify-full`?",
+        );
+        wrong::<Mode>(
+            "custom: x",
+            "1:9 `custom`: expected a whole number from 0 to 255, found text",
+        );
+        wrong::<Vec<Status>>(
+            "[200, {a: b}]",
+            "1:7 `[1]`: has none of the forms understood here",
+        );
+        wrong::<Mode>(
+            "[x]",
+            "1:1 expected `require`, `verify-full`, `custom` or `named`, found a list",
+        );
+    }
+
+    #[test]
+    fn spanned_knows_its_place() {
+        let inner: Inner = node("first: 1\nsecondOne: x\n").deserialize().unwrap();
+        let second = inner.second_one.unwrap();
+        assert_eq!(
+            (second.value.as_str(), second.place.to_string().as_str()),
+            ("x", "t.yaml:2:12")
+        );
+    }
+
+    #[test]
+    fn errors_say_where_and_what_without_the_value() {
+        wrong::<u16>(
+            "hunter2",
+            "1:1 expected a whole number from 0 to 65535, found text",
+        );
+        wrong::<u16>("70000", "1:1 expected a whole number from 0 to 65535");
+        wrong::<u16>(
+            "1.5",
+            "1:1 expected a whole number from 0 to 65535, found a number",
+        );
+        wrong::<bool>(
+            "no",
+            "1:1 expected `true` or `false`, found text; write `false`",
+        );
+        wrong::<String>(
+            "null",
+            "1:1 expected text, found nothing; put quotes around it if the word itself is meant",
+        );
+        wrong::<String>("[a]", "1:1 expected text, found a list");
+        wrong::<BTreeMap<String, String>>("a:", "1:2 `a`: expected text, found nothing");
+        wrong::<BTreeMap<u16, String>>(
+            "x: y",
+            "1:1 `x`: expected a whole number from 0 to 65535 as a key",
+        );
+        wrong::<char>("hunter2", "1:1 expected text");
+        wrong::<f64>("inf", "1:1 expected a number, found text");
+        wrong::<BTreeMap<String, Vec<Inner>>>(
+            "a:\n- first: 1\n- first: 2\n  secondone: x\n",
+            "4:3 unknown field `secondone` in `a[1]`; did you mean `secondOne`?",
+        );
+        wrong::<BTreeMap<String, Inner>>("a: {secondOne: x}", "1:4 `a` has no `first`");
+        wrong::<Inner>(
+            "first: [hunter2]",
+            "1:8 `first`: expected a whole number from 0 to 255, found a list",
+        );
+    }
+
+    #[test]
+    fn a_types_own_message_loses_the_value() {
+        #[derive(Debug)]
+        struct Interval;
+
+        impl<'de> Deserialize<'de> for Interval {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                Err(de::Error::custom(format!("`{text}` is no duration")))
+            }
+        }
+
+        wrong::<BTreeMap<String, Interval>>("a: hunter2", "1:4 `a`: `…` is no duration");
+    }
+
+    #[test]
+    fn every_mistake_is_found() {
+        let text = "a: {first: x, third: 1}\nb: {first: 1, secondOne: []}\nc: 3\nd: {}\n";
+        let errors = node(text)
+            .deserialize_all::<BTreeMap<String, Inner>>()
+            .unwrap_err();
+        let said: Vec<&str> = errors.iter().map(|error| error.message.as_str()).collect();
+        assert_eq!(
+            said,
+            [
+                "`a.first`: expected a whole number from 0 to 255, found text",
+                "unknown field `third` in `a`",
+                "`b.secondOne`: expected text, found a list",
+                "`c`: expected a mapping, found a number",
+                "`d` has no `first`",
+            ]
+        );
     }
 }

@@ -231,9 +231,10 @@ impl fmt::Debug for Node {
         match &self.data {
             Data::Scalar(_) => f.write_str("[redacted]"),
             Data::Seq(items) => f.debug_list().entries(items).finish(),
+            // A password in braces is read as a key, so keys are not shown either.
             Data::Map(entries) => f
-                .debug_map()
-                .entries(entries.iter().map(|entry| (&entry.key, &entry.value)))
+                .debug_set()
+                .entries(entries.iter().map(|entry| &entry.value))
                 .finish(),
             Data::Removed => f.write_str("removed"),
         }
@@ -340,7 +341,8 @@ struct Builder<'a> {
     /// The lists and mappings that are open, outermost first.
     open: Vec<Open>,
     root: Option<Built>,
-    anchors: HashMap<usize, Built>,
+    /// What each anchor stands for; `None` when a copy would have cost too much.
+    anchors: HashMap<usize, Option<Built>>,
     /// How many nodes aliases may still copy.
     budget: usize,
     /// Whether this document was already told that its aliases copy too much.
@@ -496,44 +498,38 @@ impl<'a> Builder<'a> {
     /// A node is complete: remember it if it is anchored, and put it where it belongs.
     fn built(&mut self, built: Built, anchor: usize) {
         if anchor != 0 {
-            if self.afford(built.size) {
-                let copy = Built {
-                    node: built.node.clone(),
-                    size: built.size,
-                };
-                self.anchors.insert(anchor, copy);
-            } else {
-                self.anchors.remove(&anchor);
-            }
+            let copy = self.afford(built.size).then(|| Built {
+                node: built.node.clone(),
+                size: built.size,
+            });
+            self.anchors.insert(anchor, copy);
         }
         self.put(built);
     }
 
     fn alias(&mut self, anchor: usize, at: Place) -> Result<(), Mistake> {
         let size = match self.anchors.get(&anchor) {
-            Some(target) => target.size,
-            None if self.over_budget => Size {
-                nodes: usize::MAX,
-                height: 0,
-            },
+            Some(target) => target.as_ref().map(|target| target.size),
             None => {
                 let mistake = Mistake::new(&at, "an alias inside of what it stands for");
                 self.put_unknown(at, mistake);
                 return Ok(());
             }
         };
-        if self.open.len() + size.height > MAX_DEPTH {
-            return Err(too_deep(&at));
-        }
-        if self.afford(size)
-            && let Some(target) = self.anchors.get(&anchor)
-        {
-            let copy = Built {
-                node: target.node.clone(),
-                size,
-            };
-            self.put(copy);
-            return Ok(());
+        if let Some(size) = size {
+            if self.open.len() + size.height > MAX_DEPTH {
+                return Err(too_deep(&at));
+            }
+            if self.afford(size)
+                && let Some(Some(target)) = self.anchors.get(&anchor)
+            {
+                let copy = Built {
+                    node: target.node.clone(),
+                    size,
+                };
+                self.put(copy);
+                return Ok(());
+            }
         }
         if std::mem::replace(&mut self.over_budget, true) {
             self.put(Built::unknown(at));
@@ -797,4 +793,133 @@ fn syntax(at: &Place, kind: &ErrorKind) -> Mistake {
         other => return Mistake::new(at, format!("not valid YAML: {other}")).maybe_helm(),
     };
     Mistake::new(at, message).hint(hint).maybe_helm()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many nodes and mistakes the documents of `text` have.
+    fn size(text: &str) -> (usize, usize) {
+        fn count(node: &Node) -> usize {
+            1 + node.children().map(count).sum::<usize>()
+        }
+        let file = "t.yaml".into();
+        let (mut nodes, mut mistakes) = (0, 0);
+        parse(&file, text, |document| match document {
+            Ok(root) => {
+                nodes += count(&root);
+                mistakes += root.mistakes().len();
+            }
+            Err(_) => mistakes += 1,
+        });
+        (nodes, mistakes)
+    }
+
+    /// A document of ten lists, each ten times the one before.
+    fn bomb() -> String {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..10 {
+            let aliases = format!("*a{}, ", level - 1).repeat(10);
+            text += &format!("a{level}: &a{level} [{aliases}]\n");
+        }
+        text
+    }
+
+    #[test]
+    fn an_alias_bomb_goes_out() {
+        let (nodes, mistakes) = size(&bomb());
+        assert!(nodes <= ALIAS_BUDGET + bomb().len(), "{nodes}");
+        assert_eq!(mistakes, 1);
+    }
+
+    /// All documents of a text share one budget, so that a thousand small bombs are no large one.
+    #[test]
+    fn a_thousand_alias_bombs_cost_no_more_than_one() {
+        let text = format!("{}---\n", bomb()).repeat(1000);
+        let (nodes, mistakes) = size(&text);
+        assert!(nodes <= ALIAS_BUDGET + 2 * text.len(), "{nodes}");
+        assert_eq!(mistakes, 1000);
+    }
+
+    #[test]
+    fn a_large_text_cannot_be_repeated_for_nothing() {
+        let text = format!(
+            "a: &a {}\nb: [{}]\n",
+            "x".repeat(1 << 20),
+            "*a,".repeat(10_000)
+        );
+        let file = "t.yaml".into();
+        let mut bytes = 0;
+        parse(&file, &text, |document| {
+            let root = document.unwrap_or_else(|mistake| panic!("{mistake:?}"));
+            let items = root.get("b").into_iter().flat_map(Node::children);
+            bytes = items.filter_map(Node::text).map(str::len).sum();
+        });
+        assert!(bytes <= 32 * (ALIAS_BUDGET + text.len()), "{bytes}");
+    }
+
+    #[test]
+    fn nesting_ends_at_its_limit() {
+        for (open, close) in [
+            ("[", "]"),
+            ("{a: ", "}"),
+            ("- ", ""),
+            ("[{a: ", "}]"),
+            ("? ", ""),
+        ] {
+            for depth in [MAX_DEPTH / 2 - 1, MAX_DEPTH + 1, 100_000] {
+                let text = format!("{}x{}", open.repeat(depth), close.repeat(depth));
+                let (nodes, mistakes) = size(&text);
+                assert!(nodes <= 2 * MAX_DEPTH, "{open} {depth}: {nodes}");
+                assert_eq!(
+                    mistakes > 0,
+                    depth > MAX_DEPTH || open == "? ",
+                    "{open} {depth}"
+                );
+            }
+        }
+        // Through aliases, too.
+        let deep = format!("a: &a {}{}\n", "[".repeat(40), "]".repeat(40));
+        let text = format!("{deep}b: {}*a{}\n", "[".repeat(40), "]".repeat(40));
+        assert_eq!(size(&text), (0, 1));
+    }
+
+    #[test]
+    fn many_keys_are_told_apart() {
+        let keys: String = (0..50_000).map(|n| format!("k{n}: {n}\n")).collect();
+        assert_eq!(size(&keys), (50_001, 0));
+        assert_eq!(size(&format!("{keys}k7: x\n")), (50_001, 1));
+    }
+
+    #[test]
+    fn places_count_from_one() {
+        let file = "t.yaml".into();
+        let mut said = Vec::new();
+        let text = "# ü\nä: \"x\"\nb:\n  - c: |\n      text\n    d:\n";
+        parse(&file, text, |document| {
+            fn walk(node: &Node, said: &mut Vec<String>) {
+                said.push(format!(
+                    "{}:{} {}",
+                    node.place.line,
+                    node.place.column,
+                    node.describe()
+                ));
+                node.children().for_each(|child| walk(child, said));
+            }
+            walk(
+                &document.unwrap_or_else(|mistake| panic!("{mistake:?}")),
+                &mut said,
+            );
+        });
+        let expected = [
+            "2:1 a mapping",
+            "2:4 text",
+            "4:3 a list",
+            "4:5 a mapping",
+            "5:7 text",
+            "6:6 nothing",
+        ];
+        assert_eq!(said, expected);
+    }
 }

@@ -439,3 +439,58 @@ fn settings_report_every_mistake() {
         ["conncheck.yaml:1:1: expected a mapping, found a list"]
     );
 }
+
+/// `cargo test --release -p conncheck-config --test load -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn ten_thousand_documents_load_in_half_a_second() {
+    let text: String = (0..10_000)
+        .map(|n| {
+            format!(
+                "apiVersion: mission-control.flanksource.com/v1
+kind: Connection
+metadata:
+  name: service-{n}
+  namespace: team-{}
+  labels: {{app.kubernetes.io/name: service-{n}, app.kubernetes.io/part-of: shop}}
+  annotations:
+    conncheck/interval: 30s
+    kubectl.kubernetes.io/last-applied-configuration: '{}'
+spec:
+  type: http
+  name: Service number {n}
+  description: Connection to the service that does the work of number {n}
+  url: https://$(username):$(password)@service-{n}.example.com/health
+  username: conncheck
+  password: secret://service-{n}/password
+  properties:
+    headers:
+      Accept: application/json
+      X-Tenant: tenant-{n}
+    expectedStatus: [200, 204]
+  labels:
+    environment: production
+    tier: frontend
+---
+",
+                n % 100,
+                "x".repeat(120)
+            )
+        })
+        .collect();
+    let start = std::time::Instant::now();
+    let loaded = load(&text);
+    let took = start.elapsed();
+    println!(
+        "{} bytes, {} connections: {took:?}",
+        text.len(),
+        loaded.connections.len()
+    );
+    assert_eq!(loaded.errors, []);
+    let start = std::time::Instant::now();
+    for connection in &loaded.connections {
+        std::hint::black_box(connection.resolve_partly("http"));
+    }
+    println!("resolved in part: {:?}", start.elapsed());
+    assert!(took.as_secs_f64() < 0.5);
+}

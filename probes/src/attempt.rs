@@ -160,6 +160,8 @@ struct Record {
     credential_expiry: Option<Timestamp>,
     /// When the verdict was reached; the goodbye comes after it.
     verdict_at: Option<Instant>,
+    /// What failed before something else was tried.
+    failed_before: Vec<String>,
     sockets: Vec<OwnedFd>,
 }
 
@@ -181,6 +183,7 @@ pub struct Attempt {
     seen: Arc<Mutex<Option<Seen>>>,
     env: Env,
     deadline: Instant,
+    limit: Option<(Instant, Duration)>,
 }
 
 impl Attempt {
@@ -203,9 +206,35 @@ impl Attempt {
         step: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Failure> {
         lock(&self.record).open = Some((phase, Instant::now(), waiting_for.to_owned()));
-        let res = step.await;
+        let res = match self.limit {
+            None => step.await.map_err(Into::into),
+            Some((until, limit)) => match tokio::time::timeout_at(until, step).await {
+                Ok(res) => res.map_err(Into::into),
+                Err(_) => Err(timed_out(
+                    Some(phase),
+                    &format!("{waiting_for} within {limit:?}"),
+                )),
+            },
+        };
         lock(&self.record).close_phase();
-        res.map_err(|error| self.blame(error.into()).in_phase(phase))
+        res.map_err(|cause| self.blame(cause).in_phase(phase))
+    }
+
+    /// Lets no step wait longer than `limit` from now on, all of them together; `None` lifts it.
+    /// For a limit of the owner's own such as libpq's `connect_timeout`, after which there may be
+    /// something else to try. The attempt's deadline stands beside it.
+    pub fn limit(&mut self, limit: Option<Duration>) {
+        self.limit = limit.map(|limit| (Instant::now() + limit, limit));
+    }
+
+    /// What is left until the attempt's deadline.
+    pub fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Notes what has failed and was not the end, so that a deadline that comes later tells of it.
+    pub fn failed_before(&mut self, message: &str) {
+        lock(&self.record).failed_before.push(message.to_owned());
     }
 
     /// Resolves `address` and connects to it. Where a name has several addresses they are raced
@@ -343,6 +372,7 @@ pub async fn run(probe: &Arc<dyn Probe>, timeout: Duration, env: &Env) -> Outcom
         http_status: None,
         credential_expiry: None,
         verdict_at: None,
+        failed_before: Vec::new(),
         sockets: Vec::new(),
     }));
     let seen = Arc::new(Mutex::new(None));
@@ -351,6 +381,7 @@ pub async fn run(probe: &Arc<dyn Probe>, timeout: Duration, env: &Env) -> Outcom
         seen: Arc::clone(&seen),
         env: env.clone(),
         deadline,
+        limit: None,
     };
     let conversation = AssertUnwindSafe(probe.run(&mut attempt)).catch_unwind();
     let res = match tokio::time::timeout_at(deadline, conversation).await {
@@ -358,7 +389,7 @@ pub async fn run(probe: &Arc<dyn Probe>, timeout: Duration, env: &Env) -> Outcom
         Ok(Err(_panic)) => Err(panicked(lock(&record).open.as_ref().map(|open| open.0))),
         // The deadline cut the goodbye: the peer had already proved itself.
         Err(_) if lock(&record).verdict_at.is_some() => Ok(()),
-        Err(_) => Err(timed_out(&record, probe.endpoint(), timeout)),
+        Err(_) => Err(deadline_passed(&lock(&record), probe.endpoint(), timeout)),
     };
     drop(attempt);
 
@@ -424,35 +455,50 @@ fn panicked(phase: Option<Phase>) -> Failure {
     }
 }
 
-fn timed_out(record: &Mutex<Record>, endpoint: &str, timeout: Duration) -> Failure {
-    let open = lock(record)
-        .open
-        .as_ref()
-        .map(|(phase, _, waiting_for)| (*phase, waiting_for.clone()));
-    let phase = open.as_ref().map(|(phase, _)| *phase);
-    let what = open.map_or_else(|| "the attempt did not end".to_owned(), |(_, what)| what);
+fn deadline_passed(record: &Record, endpoint: &str, timeout: Duration) -> Failure {
+    let (phase, what) = match &record.open {
+        Some((phase, _, waiting_for)) => (Some(*phase), waiting_for.as_str()),
+        None => (None, "the attempt did not end"),
+    };
+    let timeout = to_the_millisecond(timeout);
+    let mut message = format!("{what} within {timeout:?} (`{endpoint}`)");
+    for earlier in &record.failed_before {
+        message = format!("{message}; before that {earlier}");
+    }
+    let cause = timed_out(phase, &message);
     Failure {
-        reason: Reason::Timeout,
+        reason: cause.reason,
         phase,
         code: None,
-        message: format!("{what} within {timeout:?} (`{endpoint}`)"),
-        hint: match phase {
-            Some(Phase::Resolve) => {
-                Some("are the name servers of this machine reachable?".to_owned())
-            }
-            Some(Phase::Connect) => Some(
-                "packets are dropped on the way: a firewall, a security group, a wrong address, or a host that is down"
-                    .to_owned(),
-            ),
-            Some(Phase::Tls) => {
-                Some("something listens there and does not speak TLS, or is overloaded".to_owned())
-            }
-            Some(Phase::Auth | Phase::Request) => {
-                Some("it accepts connections and does not answer: overloaded, or hung".to_owned())
-            }
-            None => None,
-        },
+        message: cause.message,
+        hint: cause.hint,
     }
+}
+
+fn timed_out(phase: Option<Phase>, message: &str) -> Cause {
+    let cause = Cause::new(Reason::Timeout, message);
+    match phase {
+        Some(Phase::Resolve) => {
+            cause.hint("are the name servers of this machine reachable?")
+        }
+        Some(Phase::Connect) => cause.hint(
+            "packets are dropped on the way: a firewall, a security group, a wrong address, or a host that is down",
+        ),
+        Some(Phase::Tls) => {
+            cause.hint("something listens there and does not speak TLS, or is overloaded")
+        }
+        Some(Phase::Auth | Phase::Request) => {
+            cause.hint("it accepts connections and does not answer: overloaded, or hung")
+        }
+        None => cause,
+    }
+}
+
+/// As a person would say it: what was left of a timeout after its secrets were read is no number
+/// to show.
+fn to_the_millisecond(duration: Duration) -> Duration {
+    let rounded = (duration + Duration::from_micros(500)).as_millis();
+    Duration::from_millis(u64::try_from(rounded).unwrap_or(u64::MAX))
 }
 
 /// What did not come, for the message of a timeout.

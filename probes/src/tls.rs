@@ -12,11 +12,13 @@ use std::pin::Pin;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::task::{Context, Poll, ready};
 
+use aws_lc_rs::digest;
 use conncheck_config::Secret;
 use jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -27,7 +29,9 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
+use x509_parser::oid_registry::{self, Oid};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::signature_algorithm::SignatureAlgorithm;
 
 pub(crate) use rustls::Error as RustlsError;
 
@@ -124,6 +128,62 @@ pub struct Handshake {
     pub peer_certificate: Option<Vec<u8>>,
 }
 
+impl Handshake {
+    /// The channel binding `tls-server-end-point` (RFC 5929): a hash of the peer's certificate, by
+    /// the hash that it was signed with, or SHA-256 where that is weaker. There is none for a
+    /// signature without a separate hash (Ed25519).
+    pub fn server_end_point(&self) -> Option<Vec<u8>> {
+        let der = self.peer_certificate.as_ref()?;
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let signed_with = &certificate.signature_algorithm;
+        let params = match SignatureAlgorithm::try_from(signed_with) {
+            Ok(SignatureAlgorithm::RSASSA_PSS(params)) => Some(params),
+            _ => None,
+        };
+        let algorithm = match &params {
+            Some(params) => params.hash_algorithm_oid(),
+            None => &signed_with.algorithm,
+        };
+        let hash = END_POINT_HASHES
+            .iter()
+            .find(|(oids, _)| oids.contains(algorithm))
+            .map(|(_, hash)| *hash)?;
+        Some(digest::digest(hash, der).as_ref().to_vec())
+    }
+}
+
+/// The hash for each signature algorithm, and for each hash that RSA-PSS names.
+static END_POINT_HASHES: &[(&[Oid<'static>], &digest::Algorithm)] = &[
+    (
+        &[
+            oid_registry::OID_PKCS1_MD5WITHRSAENC,
+            oid_registry::OID_PKCS1_SHA1WITHRSA,
+            oid_registry::OID_SHA1_WITH_RSA,
+            oid_registry::OID_HASH_SHA1,
+            oid_registry::OID_PKCS1_SHA256WITHRSA,
+            oid_registry::OID_SIG_ECDSA_WITH_SHA256,
+            oid_registry::OID_NIST_HASH_SHA256,
+        ],
+        &digest::SHA256,
+    ),
+    (
+        &[
+            oid_registry::OID_PKCS1_SHA384WITHRSA,
+            oid_registry::OID_SIG_ECDSA_WITH_SHA384,
+            oid_registry::OID_NIST_HASH_SHA384,
+        ],
+        &digest::SHA384,
+    ),
+    (
+        &[
+            oid_registry::OID_PKCS1_SHA512WITHRSA,
+            oid_registry::OID_SIG_ECDSA_WITH_SHA512,
+            oid_registry::OID_NIST_HASH_SHA512,
+        ],
+        &digest::SHA512,
+    ),
+];
+
 /// What a handshake left behind, whether or not it succeeded.
 pub(crate) struct Seen {
     pub(crate) facts: TlsFacts,
@@ -134,7 +194,7 @@ pub(crate) struct Seen {
 /// nothing.
 pub fn install_crypto_provider() {
     // It fails only where a provider is installed already.
-    let _ = aws_lc_rs::default_provider().install_default();
+    let _ = default_provider().install_default();
 }
 
 /// The authorities that this machine trusts. Read once: building the store for each attempt costs
@@ -145,8 +205,7 @@ static SYSTEM_ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
     Arc::new(roots)
 });
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-    LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(default_provider()));
 
 impl Tls {
     /// Builds the configuration that every attempt uses.

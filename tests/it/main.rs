@@ -5,8 +5,12 @@
 //! the tests whose names contain `redis`; the names are `<module>::<test>`.
 
 mod check;
+mod cli;
+mod daemon;
 mod faults;
 mod leaks;
+mod program;
+mod redaction;
 mod redis;
 
 use std::process::ExitCode;
@@ -20,10 +24,17 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let arguments = Arguments::from_args();
-    let trials: Vec<Trial> = [faults::trials(), leaks::trials(), redis::trials()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let trials: Vec<Trial> = [
+        cli::trials(),
+        daemon::trials(),
+        faults::trials(),
+        leaks::trials(),
+        redaction::trials(),
+        redis::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     let skipped = Rig::shared().skipped();
     for skipped in &skipped {

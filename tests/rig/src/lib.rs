@@ -16,9 +16,6 @@
 //!
 //! Everybody's password is [`PASSWORD`].
 
-// The rig measures how long real servers take and waits for them; there is no runtime whose clock could be paused.
-#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
-
 mod acceptor;
 pub mod dns;
 mod error;

@@ -10,7 +10,9 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+use rustix::net::{
+    AddressFamily, SocketType, bind, getsockname, socket, sockopt::set_socket_reuseaddr,
+};
 
 use crate::error::{Error, Result};
 
@@ -100,9 +102,16 @@ pub fn refused_on(addr: SocketAddr) -> Result<Refused> {
     };
     let sock = socket(family, SocketType::STREAM, None)
         .map_err(Error::doing("a socket for a refusing port"))?;
-    bind(&sock, &addr).map_err(Error::doing(format!(
-        "cannot bind the refusing port {addr}"
-    )))?;
+    // A server that was just stopped leaves connections in TIME_WAIT, which only SO_REUSEADDR looks past. Not
+    // without need: with it, another process that uses it too may bind the same port.
+    bind(&sock, &addr)
+        .or_else(|_| {
+            set_socket_reuseaddr(&sock, true)?;
+            bind(&sock, &addr)
+        })
+        .map_err(Error::doing(format!(
+            "cannot bind the refusing port {addr}"
+        )))?;
     let name = getsockname(&sock).map_err(Error::doing("the address of a refusing port"))?;
     let addr =
         SocketAddr::try_from(name).map_err(Error::doing("the address of a refusing port"))?;

@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::{Duration, SystemTime},
 };
@@ -16,6 +16,7 @@ use crate::{
     nginx::Nginx,
     pki::{Certified, Pki},
     postgres::Postgres,
+    process::Process,
     redis::Redis,
 };
 
@@ -133,6 +134,7 @@ pub struct Rig {
     postgres: [Slot<Postgres>; 12],
     redis: [Slot<Redis>; 11],
     nginx: Slot<Nginx>,
+    adopted: Mutex<Vec<Arc<Process>>>,
     pki: Pki,
     skipped: Mutex<Vec<Skipped>>,
     dir: TempDir,
@@ -161,6 +163,7 @@ impl Rig {
             postgres: Default::default(),
             redis: Default::default(),
             nginx: OnceLock::new(),
+            adopted: Mutex::default(),
             pki,
             skipped: Mutex::new(Vec::new()),
             dir,
@@ -238,14 +241,21 @@ impl Rig {
 
     /// Who was asked for and was not to be had.
     pub fn skipped(&self) -> Vec<Skipped> {
-        self.skipped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.skipped).clone()
+    }
+
+    /// Takes care of a process that talks to the servers: it is stopped before they are.
+    pub fn adopt(&self, process: Process) -> Arc<Process> {
+        let process = Arc::new(process);
+        lock(&self.adopted).push(Arc::clone(&process));
+        process
     }
 
     /// Stops everything at once and removes the folder. What `Drop` does, for a rig that is never dropped.
     pub fn shut_down(&self) {
+        lock(&self.adopted)
+            .iter()
+            .for_each(|process| process.stop());
         let postgres = self
             .postgres
             .iter()
@@ -280,10 +290,7 @@ impl Rig {
                     why: err.to_string(),
                     missing: err.missing,
                 };
-                self.skipped
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(skipped.clone());
+                lock(&self.skipped).push(skipped.clone());
                 skipped
             })
         });
@@ -349,6 +356,10 @@ fn name(server: &str, kind: &str) -> String {
     } else {
         format!("{server}-{}", kind.to_ascii_lowercase())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) fn required() -> bool {

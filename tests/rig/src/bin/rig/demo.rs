@@ -172,6 +172,7 @@ impl Stage {
             .args([self.connections.as_os_str()])
             .aloud()
             .spawn()?;
+        let daemon = self.rig.adopt(daemon);
         crate::serving();
         println!(
             "\nthe daemon serves on http://{listen}, probing every 5 s, until Ctrl-C:\n  \

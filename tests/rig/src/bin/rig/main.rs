@@ -5,6 +5,7 @@ use std::{
     process::{ExitCode, exit},
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use conncheck_rig::{Error, Result};
@@ -36,6 +37,8 @@ of the one that is built here.
 
 /// Whether the work is done and only Ctrl-C is awaited: then it is no failure.
 static SERVING: AtomicBool = AtomicBool::new(false);
+/// Whether a signal came and everything is being stopped.
+static STOPPING: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -58,6 +61,11 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
+            // Ctrl-C goes to our children too, and what they make of it is no news.
+            thread::sleep(Duration::from_millis(100));
+            if STOPPING.load(Ordering::Acquire) {
+                wait_for_signal();
+            }
             eprintln!("error: {err}");
             ExitCode::FAILURE
         }
@@ -83,6 +91,7 @@ fn stop_on_signals() -> Result<()> {
                 _ = terminate.recv() => 15,
             }
         });
+        STOPPING.store(true, Ordering::Release);
         exit(if SERVING.load(Ordering::Acquire) {
             0
         } else {

@@ -223,12 +223,9 @@ fn advisories() -> Result<Verdict> {
     let databases = home
         .map(|home| home.join("advisory-dbs"))
         .unwrap_or_default();
-    if fs::read_dir(&databases)
-        .into_iter()
-        .flatten()
-        .next()
-        .is_none()
-    {
+    // A lock file alone, left by a failed fetch, is no database.
+    let mut entries = fs::read_dir(&databases).into_iter().flatten().flatten();
+    if !entries.any(|entry| entry.path().join(".git").exists()) {
         let why = format!(
             "there is no advisory database in {} (`cargo deny fetch`)",
             databases.display()

@@ -1,0 +1,297 @@
+//! No secret in any output.
+//!
+//! A marker stands in every field that may hold a secret, of every type, right and wrong alike;
+//! then everything that the program can say is searched for it: reports, logs at every level,
+//! `/metrics`. The peers are the worst there are: some repeat in their answers what they were sent.
+
+use conncheck_rig::faults::{self, Peer, Step};
+use conncheck_rig::http::{HttpPeer, response};
+use conncheck_rig::{Rig, need};
+use serde_json::{Value, json};
+
+use crate::check::with;
+use crate::program::{Daemon, code, conncheck, document, text, write};
+
+crate::trials![
+    reports_and_logs_and_metrics_say_no_secret,
+    mistakes_are_told_without_the_value,
+];
+
+/// With everything in it that some encoding would change.
+const MARKER: &str = "M4RK3R s/cr+t:@?&'%";
+
+/// What of it shows however it was encoded.
+const TELLTALES: [&str; 3] = ["M4RK3R", "TTRSSzNS", "cr%2Bt"];
+
+fn encoded() -> String {
+    percent_encoding::utf8_percent_encode(MARKER, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+fn assert_clean(what: &str, said: &str) {
+    for telltale in TELLTALES {
+        let Some(at) = said.find(telltale) else {
+            continue;
+        };
+        let from = said.floor_char_boundary(at.saturating_sub(200));
+        let to = said.ceil_char_boundary((at + 100).min(said.len()));
+        panic!("{what} says a secret: …{}…", &said[from..to]);
+    }
+}
+
+/// Every type at `at`, with the marker in every field that may hold a secret.
+fn definitions(at: &str) -> Vec<Value> {
+    let encoded = encoded();
+    let specs = vec![
+        json!({"type": "redis", "url": format!("redis://{encoded}:{encoded}@{at}")}),
+        json!({"type": "redis", "url": format!("redis://{at}?pass={encoded}&user={encoded}")}),
+        json!({"type": "redis", "url": format!("redis://{at}"), "username": "probe", "password": MARKER}),
+        json!({"type": "redis", "url": format!("redis://$(username):$(password)@{at}"), "secretRef": {"name": "whole"}}),
+        json!({"type": "redis", "url": format!("redis://{at}"), "secretRef": {"name": "single", "key": "password"}}),
+        json!({"type": "redis", "url": "secret://urls/redis"}),
+        json!({"type": "postgres", "url": format!("postgres://{encoded}:{encoded}@{at}/app?sslmode=disable")}),
+        json!({"type": "postgres", "url": format!("postgres://{at}/app?user=probe&password={encoded}")}),
+        json!({"type": "postgres", "url": dsn(at)}),
+        json!({"type": "postgres", "url": format!("postgres://probe@{at}/app"), "password": MARKER}),
+        json!({"type": "postgres", "url": format!("postgres://{at}/app"), "secretRef": {"name": "whole"}}),
+        json!({"type": "postgres", "url": format!("postgres://probe@{at}/app"), "secretRef": {"name": "single", "key": "password"}}),
+        json!({"type": "http", "url": format!("http://{encoded}:{encoded}@{at}/")}),
+        json!({"type": "http", "url": format!("http://{at}/hook/{encoded}?token={encoded}")}),
+        json!({"type": "http", "url": format!("http://{at}/"), "username": "probe", "password": MARKER}),
+        json!({"type": "http", "url": format!("http://{at}/"), "properties": {"headers": {"Authorization": format!("Token {MARKER}"), "X-Other": MARKER}}}),
+        json!({"type": "http", "url": format!("http://{at}/"), "properties": {"bearer": "M4RK3R-bearer"}}),
+        json!({"type": "http", "url": format!("http://{at}/"), "properties": {"method": "POST", "body": format!("{{\"password\": \"{MARKER}\"}}")}}),
+        json!({"type": "http", "url": format!("http://{at}/"), "secretRef": {"name": "single", "key": "token"}, "properties": {"apiKeyHeader": "X-Api-Key"}}),
+        json!({"type": "http", "url": format!("http://{at}/"), "properties": {"oauth": {"tokenURL": format!("http://{at}/token"), "clientID": "probe", "clientSecret": MARKER}}}),
+        json!({"type": "http", "url": format!("https://{at}/"), "clientCert": "env://CERT_WITH_MARKER", "clientKey": "env://KEY_WITH_MARKER"}),
+    ];
+    specs
+        .into_iter()
+        .enumerate()
+        .map(|(index, spec)| document(&format!("c{index}"), spec))
+        .chain([
+            secret(
+                "whole",
+                json!({"username": format!("{MARKER}-user"), "password": MARKER}),
+            ),
+            secret(
+                "single",
+                json!({"password": MARKER, "token": "M4RK3R-token"}),
+            ),
+            secret(
+                "urls",
+                json!({"redis": format!("redis://{encoded}:{encoded}@{at}")}),
+            ),
+        ])
+        .collect()
+}
+
+fn dsn(at: &str) -> String {
+    let (host, port) = at.rsplit_once(':').unwrap();
+    let quoted = MARKER.replace('\\', "\\\\").replace('\'', "\\'");
+    format!("host={host} port={port} user=probe password='{quoted}' dbname=app")
+}
+
+fn secret(name: &str, data: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data})
+}
+
+fn reports_and_logs_and_metrics_say_no_secret() {
+    let refused = faults::refused().unwrap();
+    let silent = Peer::silent().unwrap();
+    let nonsense = Peer::nonsense().unwrap();
+    let echo = Peer::script([
+        Step::Receive,
+        Step::Send(format!("-ERR you sent {MARKER}\r\n").into_bytes()),
+        Step::Close,
+    ])
+    .unwrap();
+    let http_echo = HttpPeer::start(|request| {
+        let sent = format!(
+            "{} {} {}",
+            request.header("authorization").unwrap_or_default(),
+            request.header("x-api-key").unwrap_or_default(),
+            request.header("x-other").unwrap_or_default()
+        );
+        response(
+            401,
+            &[("Server", &sent), ("WWW-Authenticate", &sent)],
+            &sent,
+        )
+    })
+    .unwrap();
+    let postgres = need!(Rig::shared().postgres());
+    let redis = need!(Rig::shared().redis());
+    let nginx = need!(Rig::shared().nginx());
+    for at in [
+        refused.addr().to_string(),
+        silent.addr().to_string(),
+        nonsense.addr().to_string(),
+        echo.addr().to_string(),
+        http_echo.addr().to_string(),
+        format!("127.0.0.1:{}", postgres.port()),
+        format!("127.0.0.1:{}", redis.port()),
+        format!("127.0.0.1:{}", nginx.http),
+        format!("127.0.0.1:{}", nginx.https),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let connections = dir.path().join("connections");
+        std::fs::create_dir(&connections).unwrap();
+        write(&connections.join("a.yaml"), &definitions(&at));
+        let pki = Rig::shared().pki();
+        let environment = [
+            (
+                "CERT_WITH_MARKER",
+                format!("{}# {MARKER}\n", pki.client.cert_pem),
+            ),
+            (
+                "KEY_WITH_MARKER",
+                format!("{}# {MARKER}\n", pki.client.key_pem),
+            ),
+        ];
+        for output in ["text", "json"] {
+            let mut command = conncheck(&[
+                "--check-once",
+                "--output",
+                output,
+                "--timeout",
+                "300ms",
+                "--log-level",
+                "trace",
+            ]);
+            let output = command
+                .arg(&connections)
+                .envs(environment.clone())
+                .output()
+                .unwrap();
+            assert!(
+                [0, 1].contains(&code(&output)),
+                "{}{}",
+                text(&output.stdout),
+                text(&output.stderr)
+            );
+            assert_clean("the report", &text(&output.stdout));
+            assert_clean("the log", &text(&output.stderr));
+        }
+        for format in ["text", "json"] {
+            let mut command = conncheck(&[connections.to_str().unwrap()]);
+            command.envs(environment.clone());
+            command.args([
+                "--interval",
+                "1s",
+                "--timeout",
+                "300ms",
+                "--log-level",
+                "trace",
+                "--log-format",
+                format,
+            ]);
+            let daemon = Daemon::start_command(&connections, command);
+            let count = definitions(&at).len() - 3;
+            let metrics = daemon.wait_for("attempt of each", |metrics| {
+                metrics.matches("\nprobe_success{").count() >= count
+            });
+            assert_clean("/metrics", &metrics);
+            assert_clean("the log", &daemon.log());
+        }
+    }
+}
+
+/// The marker in every place where it is a mistake.
+fn mistakes_are_told_without_the_value() {
+    let spec = json!({"type": "redis", "url": "redis://127.0.0.1:1"});
+    let http = json!({"type": "http", "url": "http://127.0.0.1:1"});
+    let postgres = json!({"type": "postgres", "url": "postgres://a@127.0.0.1:1/app"});
+    let encoded = encoded();
+    let mut documents: Vec<Value> = [
+        json!({"type": "redis", "url": MARKER}),
+        json!({"type": "redis", "url": format!("redis://probe:{MARKER}@127.0.0.1")}),
+        json!({"type": "redis", "url": format!("redis://:{encoded}@127.0.0.1:99999")}),
+        json!({"type": "redis", "url": format!("redis://127.0.0.1/{encoded}")}),
+        json!({"type": "redis", "url": format!("redis://127.0.0.1?db={encoded}")}),
+        json!({"type": "redis", "url": format!("ftp://:{encoded}@127.0.0.1")}),
+        json!({"type": "http", "url": format!("http://[{MARKER}]/")}),
+        json!({"type": "postgres", "url": format!("postgres://a:{MARKER}@127.0.0.1:1/app?sslmode={encoded}")}),
+        json!({"type": "postgres", "url": format!("host=127.0.0.1 password='{MARKER}")}),
+        json!({"type": "postgres", "url": format!("host=127.0.0.1 sslmode={encoded}")}),
+        json!({"type": "postgres", "url": format!("postgres://a:{encoded}@127.0.0.1:port/app")}),
+        with(spec.clone(), json!({"username": {"M4RK3R": MARKER}})),
+        with(spec.clone(), json!({"password": [MARKER]})),
+        with(spec.clone(), json!({"password": {"value": [MARKER]}})),
+        with(spec.clone(), json!({"caCert": MARKER})),
+        with(spec.clone(), json!({"clientCert": MARKER, "clientKey": MARKER})),
+        with(spec.clone(), json!({"clientKey": MARKER})),
+        with(spec.clone(), json!({"insecureSkipVerify": MARKER})),
+        with(spec.clone(), json!({"properties": MARKER})),
+        with(spec.clone(), json!({"properties": {"database": MARKER}})),
+        with(spec.clone(), json!({"labels": [MARKER]})),
+        with(spec, json!({"password": "$(pasword)", "url": format!("redis://:$(nothing){encoded}@h")})),
+        with(http.clone(), json!({"properties": {"headers": MARKER}})),
+        with(http.clone(), json!({"properties": {"headers": {"Bad Name": MARKER}}})),
+        with(http.clone(), json!({"properties": {"headers": {"X-Good": format!("{MARKER}\n")}}})),
+        with(http.clone(), json!({"properties": {"headers": [{"name": "A", "valeu": MARKER}]}})),
+        with(http.clone(), json!({"properties": {"expectedStatus": MARKER}})),
+        with(http.clone(), json!({"properties": {"bodyRegex": format!("({MARKER}")}})),
+        with(http.clone(), json!({"properties": {"jsonPath": MARKER}})),
+        with(http.clone(), json!({"properties": {"bearer": [MARKER]}})),
+        with(http.clone(), json!({"properties": {"method": MARKER}})),
+        with(http.clone(), json!({"properties": {"oauth": MARKER}})),
+        with(http.clone(), json!({"properties": {"oauth": {"tokenURL": MARKER, "clientID": MARKER, "clientSecret": MARKER}}})),
+        with(http, json!({"properties": {"bearer": MARKER, "followRedirects": MARKER}})),
+        with(postgres.clone(), json!({"clientCert": MARKER})),
+        with(postgres, json!({"properties": {"serverName": MARKER}})),
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(index, spec)| document(&format!("c{index}"), spec))
+    .collect();
+    documents.push(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bad"}, "data": {"password": MARKER}}));
+    documents.push(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "worse"}, "stringData": MARKER}));
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("a.yaml"), &documents);
+    std::fs::write(
+        dir.path().join("b.yaml"),
+        format!("kind: Connection\nspec:\n  password: \"{MARKER}\n"),
+    )
+    .unwrap();
+    std::fs::write(
+        dir.path().join("c.yaml"),
+        format!("kind: Connection\npassword: {MARKER}: x\n\t{MARKER}\n"),
+    )
+    .unwrap();
+    let path = dir.path().to_str().unwrap();
+    for args in [
+        &["--check-config", path][..],
+        &[
+            "--check-once",
+            "--timeout",
+            "300ms",
+            "--log-level",
+            "trace",
+            path,
+        ],
+        &[
+            "--check-once",
+            "--output",
+            "json",
+            "--timeout",
+            "300ms",
+            path,
+        ],
+    ] {
+        let output = conncheck(args).output().unwrap();
+        assert_eq!(code(&output), 2);
+        assert_clean("the report", &text(&output.stdout));
+        assert_clean("the log", &text(&output.stderr));
+    }
+    let output = conncheck(&["--check-config", path]).output().unwrap();
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    let told = |name: &str| said.contains(&format!("connection `{name}`"));
+    let silent: Vec<String> = (0..36)
+        .map(|index| format!("c{index}"))
+        .filter(|name| !told(name))
+        .collect();
+    assert!(
+        silent.is_empty(),
+        "no mistake was seen in {silent:?}:\n{said}"
+    );
+}
