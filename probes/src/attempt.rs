@@ -155,6 +155,8 @@ impl AsyncWrite for Stream {
 struct Record {
     open: Option<(Phase, Instant, String)>,
     phases: Vec<(Phase, Duration)>,
+    /// Whom the steps talk to, where it is not the probe's endpoint.
+    peer: Option<String>,
     server: Option<String>,
     http_status: Option<u16>,
     credential_expiry: Option<Timestamp>,
@@ -309,6 +311,12 @@ impl Attempt {
         let _ = tokio::time::timeout_at(until, farewell).await;
     }
 
+    /// From here on the steps talk to `peer`, where that is not the probe's endpoint: a token
+    /// server, the other end of a redirect. Failures name it.
+    pub fn talks_to(&mut self, peer: Option<String>) {
+        lock(&self.record).peer = peer;
+    }
+
     /// Notes the server's name and version: `PostgreSQL 15.18`.
     pub fn server(&mut self, server: impl Into<String>) {
         lock(&self.record).server = Some(server.into());
@@ -333,9 +341,12 @@ impl Attempt {
         }
     }
 
-    /// Says more about a hang-up that comes right after a handshake in which the server asked for a
-    /// certificate of ours.
-    fn blame(&self, cause: Cause) -> Cause {
+    /// Names a peer that is not the probe's endpoint, and says more about a hang-up that comes right
+    /// after a handshake in which the server asked for a certificate of ours.
+    fn blame(&self, mut cause: Cause) -> Cause {
+        if let Some(peer) = &lock(&self.record).peer {
+            cause.message = format!("`{peer}`: {}", cause.message);
+        }
         let asked = lock(&self.seen)
             .as_ref()
             .is_some_and(|seen| seen.asked_for_client_certificate);
@@ -368,6 +379,7 @@ pub async fn run(probe: &Arc<dyn Probe>, timeout: Duration, env: &Env) -> Outcom
     let record = Arc::new(Mutex::new(Record {
         open: None,
         phases: Vec::new(),
+        peer: None,
         server: None,
         http_status: None,
         credential_expiry: None,
@@ -460,6 +472,7 @@ fn deadline_passed(record: &Record, endpoint: &str, timeout: Duration) -> Failur
         Some((phase, _, waiting_for)) => (Some(*phase), waiting_for.as_str()),
         None => (None, "the attempt did not end"),
     };
+    let endpoint = record.peer.as_deref().unwrap_or(endpoint);
     let timeout = to_the_millisecond(timeout);
     let mut message = format!("{what} within {timeout:?} (`{endpoint}`)");
     for earlier in &record.failed_before {

@@ -47,9 +47,13 @@ mod address;
 mod attempt;
 mod cause;
 mod dns;
+mod http;
+mod login;
 mod outcome;
 mod probe;
 mod scrub;
+#[cfg(test)]
+mod testing;
 mod tls;
 pub mod types;
 

@@ -26,6 +26,11 @@ pub trait ProbeType: Sized + Send + Sync + 'static {
     /// `scheme://host:port` and nothing else: no user, no path, no query.
     fn endpoint(&self) -> String;
 
+    /// Secrets that the definition holds in another form: an encoded login, which a peer may echo.
+    fn secrets(&self) -> &[Secret] {
+        &[]
+    }
+
     /// The conversation: one line a step.
     fn probe(&self, attempt: &mut Attempt) -> impl Future<Output = Result<(), Failure>> + Send;
 }
@@ -198,8 +203,8 @@ pub(crate) fn build<P: ProbeType>(
     let probe = P::new(Access::new(resolved, files), settings).map_err(|invalid| vec![invalid])?;
     Ok(Arc::new(Typed {
         endpoint: probe.endpoint(),
+        scrubber: Scrubber::new(resolved.secrets.iter().chain(probe.secrets())),
         probe,
-        scrubber: Scrubber::new(&resolved.secrets),
     }))
 }
 

@@ -57,6 +57,7 @@ macro_rules! types {
 }
 
 types! {
+    http => Http, "http", ["https"], ["http", "https"];
 
     postgres "postgres" => Postgres, "postgres", ["postgresql"], ["postgres", "postgresql"];
 

@@ -1,0 +1,333 @@
+//! What the tests of several types share: a definition becomes a probe, and a peer that says what it
+//! is told to.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use conncheck_config::{
+    Documents, Found, Loader, Lookup, NotFound, RefKind, Secret, Trust, Unresolved,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::outcome::{Failure, Outcome};
+use crate::probe::{Files, Invalid, Probe};
+use crate::{Env, ResolverChoice};
+
+/// Long enough for anything that works.
+pub(crate) const LONG: Duration = Duration::from_secs(10);
+
+/// Secrets among the documents, and nothing else.
+struct Inline(Documents);
+
+impl Lookup for Inline {
+    fn find(
+        &self,
+        kind: RefKind,
+        namespace: &str,
+        name: &str,
+        _: &[&str],
+    ) -> Result<Found, NotFound> {
+        self.0
+            .find(kind, namespace, name)
+            .ok_or_else(NotFound::default)
+    }
+
+    fn file(&self, _: &str) -> Result<Secret, NotFound> {
+        Err(NotFound::default())
+    }
+
+    fn env(&self, _: &str) -> Result<Secret, NotFound> {
+        Err(NotFound::default())
+    }
+}
+
+struct NoFiles;
+
+impl Files for NoFiles {
+    fn read(&self, _: &str) -> Result<Secret, String> {
+        Err("there are no files".to_owned())
+    }
+}
+
+/// The probe of a `spec`, or everything that is wrong with it. `secret` is the content of a secret
+/// called `login`.
+pub(crate) fn build(
+    ty: &str,
+    spec: &str,
+    secret: &[(&str, &str)],
+) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
+    let indented: String = spec.lines().map(|line| format!("  {line}\n")).collect();
+    let mut text = format!(
+        "apiVersion: mission-control.flanksource.com/v1\nkind: Connection\nmetadata:\n  name: test\nspec:\n  type: {ty}\n{indented}"
+    );
+    if !secret.is_empty() {
+        text.push_str("---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: login\nstringData:\n");
+        for (key, value) in secret {
+            text.push_str(&format!("  {key}: {}\n", quoted(value)));
+        }
+    }
+    let mut loader = Loader::default();
+    loader.add("test.yaml", &text, Trust::Local);
+    let loaded = loader.finish();
+    assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
+    let info = crate::types::find(ty).unwrap();
+    let resolved = loaded.connections[0]
+        .resolve(info.name, &Inline(loaded.documents))
+        .unwrap_or_else(|missing: Vec<Unresolved>| panic!("{missing:?}"));
+    info.build(&resolved, &NoFiles)
+}
+
+/// A text as YAML, whatever is in it.
+pub(crate) fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap()
+}
+
+/// One attempt.
+pub(crate) async fn run(probe: &Arc<dyn Probe>, timeout: Duration) -> Outcome {
+    crate::install_crypto_provider();
+    let env = Env::new(&ResolverChoice::Auto).unwrap();
+    crate::run(probe, timeout, &env).await
+}
+
+/// One attempt that is expected to fail.
+pub(crate) async fn failure(probe: &Arc<dyn Probe>, timeout: Duration) -> Failure {
+    run(probe, timeout).await.result.unwrap_err()
+}
+
+/// What a peer does on one connection.
+#[derive(Clone)]
+pub(crate) enum Script {
+    /// Reads a request, says this, and hangs up.
+    Answer(Vec<u8>),
+    /// Reads a request, says this, and waits for the other side to hang up.
+    Hold(Vec<u8>),
+    /// Says this at once, and waits for the other side to hang up.
+    First(Vec<u8>),
+}
+
+pub(crate) fn answer(text: impl AsRef<[u8]>) -> Script {
+    Script::Answer(text.as_ref().to_vec())
+}
+
+pub(crate) fn hold(text: impl AsRef<[u8]>) -> Script {
+    Script::Hold(text.as_ref().to_vec())
+}
+
+/// `200 OK` with a body.
+pub(crate) fn ok(body: &str) -> Script {
+    answer(format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ))
+}
+
+/// Any status, with headers.
+pub(crate) fn status(status: &str, headers: &[&str]) -> Script {
+    let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    answer(format!(
+        "HTTP/1.1 {status}\r\nContent-Length: 0\r\n{headers}\r\n"
+    ))
+}
+
+/// A peer on this machine that plays one script for each connection, the last one again and again.
+pub(crate) struct Peer {
+    pub(crate) port: u16,
+    heard: Arc<Mutex<Vec<String>>>,
+    closed: Arc<Mutex<usize>>,
+    task: JoinHandle<()>,
+}
+
+impl Peer {
+    pub(crate) async fn new(scripts: impl Into<Vec<Script>>) -> Self {
+        Self::start(scripts.into(), None).await
+    }
+
+    /// Behind TLS.
+    pub(crate) async fn tls(scripts: impl Into<Vec<Script>>, tls: ServerConfig) -> Self {
+        Self::start(scripts.into(), Some(TlsAcceptor::from(Arc::new(tls)))).await
+    }
+
+    async fn start(scripts: Vec<Script>, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+        let closed: Arc<Mutex<usize>> = Arc::default();
+        let (all_heard, all_closed) = (Arc::clone(&heard), Arc::clone(&closed));
+        let task = tokio::spawn(async move {
+            let mut connections = 0;
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let script = scripts[connections.min(scripts.len() - 1)].clone();
+                connections += 1;
+                let (heard, closed) = (Arc::clone(&all_heard), Arc::clone(&all_closed));
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    match tls {
+                        None => play(stream, script, &heard, &closed).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => play(stream, script, &heard, &closed).await,
+                            Err(_) => *closed.lock().unwrap() += 1,
+                        },
+                    }
+                });
+            }
+        });
+        Self {
+            port,
+            heard,
+            closed,
+            task,
+        }
+    }
+
+    /// What it was sent, one text for each connection.
+    pub(crate) fn heard(&self) -> Vec<String> {
+        self.heard.lock().unwrap().clone()
+    }
+
+    /// Waits until the other side has hung up on `count` connections.
+    pub(crate) async fn is_left(&self, count: usize) {
+        let left = async {
+            while *self.closed.lock().unwrap() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LONG, left)
+            .await
+            .expect("the connection is still open");
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn play(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    script: Script,
+    heard: &Mutex<Vec<String>>,
+    closed: &Mutex<usize>,
+) {
+    if let Script::First(text) = &script {
+        let _ = stream.write_all(text).await;
+    } else if let Some(request) = request(&mut stream).await {
+        heard.lock().unwrap().push(request);
+    }
+    match script {
+        Script::Answer(text) => {
+            let _ = stream.write_all(&text).await;
+            let _ = stream.shutdown().await;
+        }
+        Script::Hold(text) => {
+            let _ = stream.write_all(&text).await;
+            let _ = stream.flush().await;
+        }
+        Script::First(_) => {}
+    }
+    // An end without TLS' own goodbye is an error here, and not counted.
+    let mut rest = Vec::new();
+    if stream.read_to_end(&mut rest).await.is_ok() {
+        *closed.lock().unwrap() += 1;
+    }
+}
+
+/// A head, and the body that its length promises.
+async fn request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
+    let mut read = Vec::new();
+    loop {
+        if stream.read_buf(&mut read).await.ok()? == 0 {
+            return None;
+        }
+        let text = String::from_utf8_lossy(&read).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head
+            .lines()
+            .filter_map(|line| line.strip_prefix("Content-Length: "))
+            .find_map(|length| length.parse().ok())
+            .unwrap_or(0);
+        if body.len() >= length {
+            return Some(text);
+        }
+    }
+}
+
+/// An authority of a test, and what it signs.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) pem: String,
+}
+
+/// A certificate and its key, as PEM.
+pub(crate) struct Leaf {
+    pub(crate) cert: String,
+    pub(crate) key: String,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        Self { issuer, pem }
+    }
+
+    /// A certificate for `name` until the year `to`.
+    pub(crate) fn leaf(&self, name: &str, to: i32) -> Leaf {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        Leaf {
+            cert: params.signed_by(&key, &self.issuer).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    /// A server that shows `leaf` and, given `clients`, wants a certificate signed by that.
+    pub(crate) fn server(leaf: &Leaf, clients: Option<&Self>, alpn: &[&str]) -> ServerConfig {
+        crate::install_crypto_provider();
+        let chain = CertificateDer::pem_slice_iter(leaf.cert.as_bytes())
+            .collect::<Result<_, _>>()
+            .unwrap();
+        let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+        let builder = ServerConfig::builder();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots
+                    .add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap())
+                    .unwrap();
+                let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots));
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let mut config = builder.with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config
+    }
+}
