@@ -86,3 +86,59 @@ fn json(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, &document)?;
     writeln!(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use conncheck_config::{ConfigError, Identity, Place};
+
+    use super::*;
+
+    fn mistake(line: u32, name: &str, message: &str) -> ConfigError {
+        ConfigError {
+            place: Place {
+                file: "c.yaml".into(),
+                line,
+                column: 3,
+            },
+            type_name: Some("redis".to_owned()),
+            connection: Some(Identity {
+                namespace: "default".to_owned(),
+                name: name.to_owned(),
+            }),
+            message: message.to_owned(),
+            hint: Some("mend it".to_owned()),
+        }
+    }
+
+    fn written(loaded: &Loaded, output: Output) -> String {
+        let mut out = Vec::new();
+        write(loaded, output, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn every_mistake_is_told() {
+        let loaded = Loaded {
+            errors: vec![mistake(1, "a", "wrong"), mistake(2, "a", "wrong, too")],
+            warnings: vec![mistake(3, "b", "odd")],
+            unresolved: vec![mistake(4, "c", "missing")],
+            valid: 2,
+            files: 1,
+            ..Loaded::default()
+        };
+        insta::assert_snapshot!(written(&loaded, Output::Text));
+        insta::assert_snapshot!(written(&loaded, Output::Json));
+        assert_eq!(verdict(&loaded), Verdict::Invalid);
+    }
+
+    #[test]
+    fn a_missing_secret_is_no_mistake() {
+        let loaded = Loaded {
+            unresolved: vec![mistake(4, "c", "missing")],
+            valid: 1,
+            files: 1,
+            ..Loaded::default()
+        };
+        assert_eq!(verdict(&loaded), Verdict::Up);
+    }
+}

@@ -7,7 +7,6 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -101,7 +100,7 @@ struct Cli {
 
     /// How many attempts may run at the same time [default: 256]
     #[arg(long, env = "CONNCHECK_CONCURRENCY", value_name = "N")]
-    concurrency: Option<NonZeroUsize>,
+    concurrency: Option<Count>,
 
     /// Where the daemon serves HTTP: `IP:PORT`, or `:PORT` on every address
     ///
@@ -179,8 +178,8 @@ pub struct Rules {
     pub interval: Duration,
     /// `None`: ten seconds, and never more than the interval.
     pub timeout: Option<Duration>,
-    pub rise: NonZeroU32,
-    pub fall: NonZeroU32,
+    pub rise: u32,
+    pub fall: u32,
     /// The first that matches wins, field by field.
     pub overrides: Vec<Override>,
 }
@@ -271,14 +270,14 @@ fn merge(cli: Cli, settings: Settings) -> Options {
                 .or(defaults.interval)
                 .map_or(Duration::from_secs(30), |i| i.0),
             timeout: cli.timeout.or(defaults.timeout).map(|timeout| timeout.0),
-            rise: defaults.rise.unwrap_or(NonZeroU32::MIN),
-            fall: defaults.fall.unwrap_or(NonZeroU32::MIN),
+            rise: defaults.rise.map_or(1, |rise| rise.0),
+            fall: defaults.fall.map_or(1, |fall| fall.0),
             overrides: settings.overrides,
         },
         concurrency: cli
             .concurrency
             .or(settings.concurrency)
-            .map_or(256, NonZeroUsize::get),
+            .map_or(256, |count| count.0 as usize),
         listen: cli.listen.or(settings.listen).unwrap_or_default().0,
         secrets_dir: cli
             .secrets_dir
@@ -324,6 +323,21 @@ pub fn whole_file(path: &str) -> Place {
         file: path.into(),
         line: 0,
         column: 0,
+    }
+}
+
+/// A whole number of at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count(pub u32);
+
+impl FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim().parse() {
+            Ok(count) if count > 0 => Ok(Self(count)),
+            _ => Err(format!("`{text}` is not a whole number of at least 1")),
+        }
     }
 }
 

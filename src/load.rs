@@ -109,5 +109,16 @@ pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loa
         }
     }
     loaded.errors.sort_by(|a, b| a.place.cmp(&b.place));
+    let Loaded {
+        errors,
+        warnings,
+        unresolved,
+        ..
+    } = &mut loaded;
+    for mistake in errors.iter_mut().chain(warnings).chain(unresolved) {
+        let clean = |text: &mut String| *text = redactor.redact(text).into_owned();
+        clean(&mut mistake.message);
+        mistake.hint.iter_mut().for_each(clean);
+    }
     loaded
 }

@@ -64,7 +64,10 @@ pub fn init(format: LogFormat, level: LogLevel, colour: bool, redactor: Arc<Reda
     let filter = filter(level);
     let writer = Stderr(redactor);
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        // It would tell of a closed standard error on standard error, and panic.
+        .log_internal_errors(false);
     // Only a second call fails, and there the first one stands.
     let _ = match format {
         LogFormat::Text => {

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -27,6 +28,9 @@ const RECENT: usize = 256;
 #[derive(Default)]
 pub struct Redactor {
     known: Mutex<Known>,
+    /// Whether values are known that `search` does not look for yet. The searcher is built by who
+    /// needs it next, so that ten thousand additions in a row cost one.
+    stale: AtomicBool,
     /// Read by every line of log, hence without a lock.
     search: ArcSwap<Search>,
 }
@@ -48,31 +52,22 @@ impl Redactor {
     /// From now on strikes out these as well.
     pub fn add<'a>(&self, secrets: impl IntoIterator<Item = &'a Secret>) {
         let mut known = self.lock();
-        let mut grown = false;
-        for secret in secrets {
-            for value in forms(secret.expose()) {
-                if !known.values.contains(&value) {
-                    known.values.insert(value.clone());
-                    known.recent.push(value);
-                    grown = true;
-                }
+        for value in secrets
+            .into_iter()
+            .flat_map(|secret| forms(secret.expose()))
+        {
+            if known.values.insert(value.clone()) {
+                known.recent.push(value);
+                self.stale.store(true, Ordering::Release);
             }
         }
-        if !grown {
-            return;
-        }
-        let mut search = Search::clone(&self.search.load());
-        if known.recent.len() > RECENT {
-            let recent = std::mem::take(&mut known.recent);
-            known.settled.extend(recent);
-            search.settled = searcher(&known.settled);
-        }
-        search.recent = searcher(&known.recent);
-        self.search.store(search.into());
     }
 
     /// `text` without any of them.
     pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if self.stale.load(Ordering::Acquire) {
+            self.refresh();
+        }
         let search = self.search.load();
         let mut text = Cow::Borrowed(text);
         for searcher in [&search.settled, &search.recent].into_iter().flatten() {
@@ -86,6 +81,19 @@ impl Redactor {
             }
         }
         text
+    }
+
+    fn refresh(&self) {
+        let mut known = self.lock();
+        let mut search = Search::clone(&self.search.load());
+        if known.recent.len() > RECENT {
+            let recent = std::mem::take(&mut known.recent);
+            known.settled.extend(recent);
+            search.settled = searcher(&known.settled);
+        }
+        search.recent = searcher(&known.recent);
+        self.search.store(search.into());
+        self.stale.store(false, Ordering::Release);
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -203,6 +211,7 @@ mod tests {
         let redactor = Redactor::default();
         for n in 0..1000 {
             redactor.add([&Secret::new(format!("secret-{n}-"))]);
+            assert_eq!(redactor.redact(&format!("secret-{n}-")), "[redacted]");
         }
         assert_eq!(
             redactor.redact("secret-0- secret-999-"),

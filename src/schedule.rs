@@ -8,7 +8,8 @@
 //!
 //! - `late`: we were not running. A tick that is late by its interval or more is missed, so that a
 //!   program that was stopped for an hour goes on in step instead of attempting everything at
-//!   once.
+//!   once. The one after it is attempted however late it is, or a program that is starved all the
+//!   time would attempt nothing.
 //! - `saturated`: all permits were taken. The semaphore is tokio's, which is fair.
 //! - `overrun`: the attempt before was still running.
 //!
@@ -161,6 +162,7 @@ async fn keep_attempting<T: Attempt>(target: Arc<T>, shared: Arc<Shared>) {
         interval,
     };
     let mut planned = ticks.at_or_after(Instant::now());
+    let mut missed_last = false;
     loop {
         tokio::select! {
             biased;
@@ -168,18 +170,22 @@ async fn keep_attempting<T: Attempt>(target: Arc<T>, shared: Arc<Shared>) {
             () = sleep_until(planned) => {}
         }
         let woken = Instant::now();
-        if woken.duration_since(planned) >= interval {
-            state.skipped(SkipCause::Late, ticks.count_after(planned, woken) + 1);
+        let late = ticks.count_after(planned, woken);
+        if woken.duration_since(planned) >= interval && !missed_last {
+            state.skipped(SkipCause::Late, late + 1);
             planned = ticks.after(woken);
+            missed_last = true;
             continue;
         }
+        state.skipped(SkipCause::Late, late);
+        missed_last = false;
         let permit = tokio::select! {
             biased;
             _ = stopping.wait_for(|stopping| *stopping) => return,
             permit = shared.permits.acquire() => permit,
         };
         let started = Instant::now();
-        state.skipped(SkipCause::Saturated, ticks.count_after(planned, started));
+        state.skipped(SkipCause::Saturated, ticks.count_after(woken, started));
         let in_flight = state.attempt_begins(started.duration_since(planned));
         let attempted = attempt(&*target).await;
         drop((in_flight, permit));
@@ -495,6 +501,21 @@ mod tests {
         assert_eq!(bench.skipped(), [20, 0, 0]);
         sleep(INTERVAL).await;
         assert_eq!(bench.log.starts_of("a").len(), 2, "and goes on in step");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_always_late_is_attempted_all_the_same() {
+        let bench = Bench::new(8);
+        bench.scheduler.apply([bench.fake("a", Does::Answer)]);
+        tokio::task::yield_now().await;
+        for _ in 0..10 {
+            advance(INTERVAL * 3).await;
+            tokio::task::yield_now().await;
+        }
+        let attempts = bench.snapshot().records[0].attempts;
+        let [late, ..] = bench.skipped();
+        assert_eq!(attempts + late, 30);
+        assert!((4..=6).contains(&attempts), "{attempts}");
     }
 
     #[tokio::test(start_paused = true)]

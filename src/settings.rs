@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -11,7 +10,7 @@ use conncheck_probes::ResolverChoice;
 use conncheck_probes::types::TypeInfo;
 use serde::de::{self, Deserialize, Deserializer};
 
-use crate::cli::{Listen, NameGlob, TypeName, whole_file};
+use crate::cli::{Count, Listen, NameGlob, TypeName, whole_file};
 use crate::duration::{Interval, Timeout};
 use crate::logging::{LogFormat, LogLevel};
 
@@ -28,7 +27,7 @@ pub struct Settings {
     /// For connections that do not say so themselves.
     pub defaults: Defaults,
     /// How many attempts may run at the same time.
-    pub concurrency: Option<NonZeroUsize>,
+    pub concurrency: Option<Count>,
     /// Exceptions; the first that matches wins, field by field.
     pub overrides: Vec<Override>,
     /// Who answers names: `auto`, `system` or `IP:PORT,…`.
@@ -50,9 +49,9 @@ pub struct Defaults {
     /// How long an attempt may take: `10s`.
     pub timeout: Option<Timeout>,
     /// Successes in a row after which a connection is up again.
-    pub rise: Option<NonZeroU32>,
+    pub rise: Option<Count>,
     /// Failures in a row after which a connection is down.
-    pub fall: Option<NonZeroU32>,
+    pub fall: Option<Count>,
 }
 
 /// An exception from the defaults.
@@ -64,8 +63,8 @@ pub struct Override {
     pub matches: Match,
     pub interval: Option<Interval>,
     pub timeout: Option<Timeout>,
-    pub rise: Option<NonZeroU32>,
-    pub fall: Option<NonZeroU32>,
+    pub rise: Option<Count>,
+    pub fall: Option<Count>,
     /// Listed, and not attempted.
     pub paused: Option<bool>,
 }
@@ -140,4 +139,4 @@ macro_rules! deserialize_from_str {
     )*};
 }
 
-deserialize_from_str!(Interval Listen NameGlob Resolver Timeout TypeName);
+deserialize_from_str!(Count Interval Listen NameGlob Resolver Timeout TypeName);

@@ -64,7 +64,7 @@ pub struct Definition {
 impl Definition {
     /// Finds the type and the plan. All mistakes at once.
     pub fn read(connection: Connection, rules: &Rules) -> Result<Self, Vec<ConfigError>> {
-        let ty = type_of(&connection).map_err(|err| vec![err])?;
+        let ty = type_of(&connection)?;
         let plan = plan_of(&connection, ty, rules)?;
         Ok(Self {
             connection,
@@ -352,13 +352,13 @@ fn error_of(connection: &Connection, ty: &TypeInfo, invalid: Invalid) -> ConfigE
 }
 
 /// The type that the owner wrote, or that the URL's scheme says.
-fn type_of(connection: &Connection) -> Result<&'static TypeInfo, ConfigError> {
+fn type_of(connection: &Connection) -> Result<&'static TypeInfo, Vec<ConfigError>> {
     if let Some(name) = &connection.type_name {
         return types::find(&name.value).map_err(|unknown| {
             let mut error =
                 connection.error(name.place.clone(), unknown.message, Some(unknown.hint));
             error.type_name = None;
-            error
+            vec![error]
         });
     }
     let scheme = connection.url_scheme();
@@ -371,7 +371,11 @@ fn type_of(connection: &Connection) -> Result<&'static TypeInfo, ConfigError> {
     };
     let names: Vec<_> = types::all().iter().map(|ty| ty.name).collect();
     let hint = format!("set `spec.type` to one of: {}", names.join(", "));
-    Err(connection.error(connection.place.clone(), message, Some(hint)))
+    Err(vec![connection.error(
+        connection.place.clone(),
+        message,
+        Some(hint),
+    )])
 }
 
 /// The annotations that we know; all others of this prefix are mistakes.
@@ -419,19 +423,15 @@ fn plan_of(
     let interval = interval.or_else(|| matching().find_map(|rule| rule.interval));
     let timeout = timeout.or_else(|| matching().find_map(|rule| rule.timeout));
     let paused = paused.or_else(|| matching().find_map(|rule| rule.paused));
+    let rise = matching().find_map(|rule| rule.rise);
+    let fall = matching().find_map(|rule| rule.fall);
     let interval = interval.map_or(rules.interval, |interval| interval.0);
     let timeout = timeout.map(|timeout| timeout.0).or(rules.timeout);
     Ok(Plan {
         interval,
         timeout: timeout.unwrap_or(interval.min(DEFAULT_TIMEOUT)),
-        rise: matching()
-            .find_map(|rule| rule.rise)
-            .unwrap_or(rules.rise)
-            .get(),
-        fall: matching()
-            .find_map(|rule| rule.fall)
-            .unwrap_or(rules.fall)
-            .get(),
+        rise: rise.map_or(rules.rise, |rise| rise.0),
+        fall: fall.map_or(rules.fall, |fall| fall.0),
         paused: paused.unwrap_or(false),
     })
 }

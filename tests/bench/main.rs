@@ -2,6 +2,11 @@
 //!
 //! `cargo bench --bench bench -- load` runs those whose names contain `load`.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "whatever fails here is a bug of the benchmark"
+)]
+
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::sync::Arc;
