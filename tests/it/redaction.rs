@@ -54,7 +54,7 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "postgres", "url": format!("postgres://probe@{at}/app"), "password": MARKER}),
         json!({"type": "postgres", "url": format!("postgres://{at}/app"), "secretRef": {"name": "whole"}}),
         json!({"type": "postgres", "url": format!("postgres://probe@{at}/app"), "secretRef": {"name": "single", "key": "password"}}),
-        json!({"type": "http", "url": format!("http://{encoded}:{encoded}@{at}/")}),
+        json!({"type": "http", "url": format!("http://M4RK3R-user:{encoded}@{at}/")}),
         json!({"type": "http", "url": format!("http://{at}/hook/{encoded}?token={encoded}")}),
         json!({"type": "http", "url": format!("http://{at}/"), "username": "probe", "password": MARKER}),
         json!({"type": "http", "url": format!("http://{at}/"), "properties": {"headers": {"Authorization": format!("Token {MARKER}"), "X-Other": MARKER}}}),
