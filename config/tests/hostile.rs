@@ -1,5 +1,13 @@
 //! Any text gives a result, and no secret comes out of anything.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_types,
+    reason = "a test panics, and its clock is a real one"
+)]
+
 use conncheck_config::{Found, Loader, Lookup, NotFound, RefKind, Secret, Trust, read_one};
 use proptest::prelude::*;
 

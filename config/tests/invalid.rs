@@ -1,5 +1,13 @@
 //! One mistake per file; the messages are a snapshot, read in review like prose.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_types,
+    reason = "a test panics, and its clock is a real one"
+)]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,13 @@
 //! What loads, and as what.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_types,
+    reason = "a test panics, and its clock is a real one"
+)]
+
 use std::path::Path;
 
 use conncheck_config::{Field, Loaded, Loader, RefKind, Trust, read_one};

@@ -1,5 +1,13 @@
 //! References, templates, and what becomes secret.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_types,
+    reason = "a test panics, and its clock is a real one"
+)]
+
 use std::collections::BTreeMap;
 
 use conncheck_config::{

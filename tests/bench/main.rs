@@ -4,6 +4,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::print_stderr,
     reason = "whatever fails here is a bug of the benchmark"
 )]
 

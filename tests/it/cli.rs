@@ -44,7 +44,7 @@ fn all_up_is_0_and_one_down_is_1() {
     let Some(up) = redis_up("up") else { return };
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.yaml");
-    write(&file, &[up.clone()]);
+    write(&file, std::slice::from_ref(&up));
     let output = run(&["--check-once", file.to_str().unwrap()]);
     assert_eq!(code(&output), 0, "{}", text(&output.stdout));
     write(&file, &[up, redis_down("down")]);
@@ -109,7 +109,7 @@ fn every_mistake_at_once_and_no_network() {
         json!({"type": "redis", "url": format!("redis://{at}")}),
     );
     let file = dir.path().join("a.yaml");
-    write(&file, &[good.clone()]);
+    write(&file, std::slice::from_ref(&good));
     let output = run(&["--check-config", file.to_str().unwrap()]);
     assert_eq!(code(&output), 0, "{}", text(&output.stderr));
     let bad = |name: &str, spec: Value| document(name, spec);
@@ -351,7 +351,7 @@ fn a_secret_from_each_source() {
         let output = command.output().unwrap();
         (code(&output), text(&output.stdout))
     };
-    write(&file, &[connection.clone()]);
+    write(&file, std::slice::from_ref(&connection));
     let (exit, report) = check(&[], &[]);
     assert_eq!(exit, 1);
     assert!(

@@ -4,6 +4,15 @@
 //! in order and whoever was skipped is told aloud at the end. `cargo test --test it -- redis` runs
 //! the tests whose names contain `redis`; the names are `<module>::<test>`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a test panics, and its clock is a real one"
+)]
+
 mod check;
 mod cli;
 mod daemon;
