@@ -260,6 +260,14 @@ impl Templates<'_> {
     }
 
     fn text(&mut self, text: &str, place: &Place) {
+        if let Some(scheme) = ["secret://", "configmap://"]
+            .into_iter()
+            .find(|scheme| text.contains(scheme))
+        {
+            let message = format!("`{scheme}` inside of a text; a reference is the whole value");
+            let hint = "say `password: secret://NAME/KEY`, and `$(password)` in this text";
+            self.mistakes.push(Mistake::new(place, message).hint(hint));
+        }
         if !text.contains(['$', '{']) {
             return;
         }

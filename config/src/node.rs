@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, Tag};
+use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, ScanError, Span, Tag};
 use serde::de::DeserializeOwned;
 
 use crate::de;
@@ -288,18 +288,33 @@ pub fn read_one<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Vec<Co
 /// Reads every document of `text` and hands each to `each`: its tree, or why it has none.
 pub(crate) fn parse(file: &Arc<str>, text: &str, mut each: impl FnMut(Result<Node, Mistake>)) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut builder = Builder::new(file, text.len());
+    let mut rest = text;
+    while let Some(next) = parse_stream(rest, &mut builder, &mut each) {
+        // JSON objects one a line: no YAML, but what many tools write.
+        builder.lines_before += rest[..next].matches('\n').count();
+        rest = &rest[next..];
+    }
+}
+
+/// Reads documents up to the end, or up to a further JSON object on a line of its own: gives where
+/// that starts.
+fn parse_stream(
+    text: &str,
+    builder: &mut Builder<'_>,
+    each: &mut impl FnMut(Result<Node, Mistake>),
+) -> Option<usize> {
     let options = granit_parser::options! {
         emit_unresolved_aliases: true,
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
     };
     let mut parser = Parser::new_from_str_with_options(text, options);
-    let mut builder = Builder::new(file, text.len());
     let mut last_error = None;
+    builder.reset();
     loop {
-        let mistake = match parser.next_event() {
-            None => return,
-            Some(Ok((event, span))) => match builder.event(event, span) {
+        let mistake = match parser.next_event()? {
+            Ok((event, span)) => match builder.event(event, span) {
                 Ok(None) => continue,
                 Ok(Some(root)) => {
                     each(Ok(root));
@@ -307,13 +322,20 @@ pub(crate) fn parse(file: &Arc<str>, text: &str, mut each: impl FnMut(Result<Nod
                 }
                 Err(too_deep) => too_deep,
             },
-            Some(Err(error)) => {
-                // A parser that does not get on would report the same place for ever.
-                let index = error.marker().index();
-                if last_error.is_some_and(|last| last >= index) {
-                    return;
+            Err(error) => {
+                let mark = error.marker();
+                if let (ErrorKind::ExpectedDocumentStart, 0, Some(at)) =
+                    (error.kind(), mark.col(), mark.byte_offset())
+                    && at > 0
+                    && text[at..].starts_with('{')
+                {
+                    return Some(at);
                 }
-                last_error = Some(index);
+                // A parser that does not get on would report the same place for ever.
+                if last_error.is_some_and(|last| last >= mark.index()) {
+                    return None;
+                }
+                last_error = Some(mark.index());
                 builder.syntax(&error)
             }
         };
@@ -321,8 +343,11 @@ pub(crate) fn parse(file: &Arc<str>, text: &str, mut each: impl FnMut(Result<Nod
         builder.reset();
         match parser.proceed_next_document() {
             Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => return each(Err(builder.syntax(&error))),
+            Ok(false) => return None,
+            Err(error) => {
+                each(Err(builder.syntax(&error)));
+                return None;
+            }
         }
     }
 }
@@ -345,6 +370,8 @@ struct Builder<'a> {
     anchors: HashMap<usize, Option<Built>>,
     /// How many nodes aliases may still copy.
     budget: usize,
+    /// Lines of the text before the part that is being parsed.
+    lines_before: usize,
     /// Whether this document was already told that its aliases copy too much.
     over_budget: bool,
 }
@@ -389,6 +416,7 @@ impl<'a> Builder<'a> {
             root: None,
             anchors: HashMap::new(),
             budget: ALIAS_BUDGET + text_len,
+            lines_before: 0,
             over_budget: false,
         }
     }
@@ -403,7 +431,7 @@ impl<'a> Builder<'a> {
 
     /// Takes one event; gives the tree of the document that it completes.
     fn event(&mut self, event: Event<'_>, span: Span) -> Result<Option<Node>, Mistake> {
-        let at = place(self.file, span.start.line(), span.start.col() + 1);
+        let at = self.place(span.start);
         match event {
             Event::DocumentStart(..) => self.reset(),
             Event::DocumentEnd => {
@@ -581,8 +609,7 @@ impl<'a> Builder<'a> {
             && tag.original() != "!"
         {
             // The tag may be the beginning of a password, so it is not quoted.
-            let mark = span.tag_start().unwrap_or(span.start);
-            let at = place(self.file, mark.line(), mark.col() + 1);
+            let at = self.place(span.tag_start().unwrap_or(span.start));
             let mistake = Mistake::new(&at, "a YAML tag (`!…`) that means nothing here")
                 .hint("a text that starts with `!` needs quotes");
             node.blame(mistake);
@@ -590,9 +617,11 @@ impl<'a> Builder<'a> {
     }
 
     fn syntax(&self, error: &ScanError) -> Mistake {
-        let mark = error.marker();
-        let at = place(self.file, mark.line(), mark.col() + 1);
-        syntax(&at, error.kind())
+        syntax(&self.place(*error.marker()), error.kind())
+    }
+
+    fn place(&self, mark: Marker) -> Place {
+        place(self.file, self.lines_before + mark.line(), mark.col() + 1)
     }
 }
 
@@ -777,6 +806,10 @@ fn syntax(at: &Place, kind: &ErrorKind) -> Mistake {
         K::InvalidIndentation | K::InvalidBlockScalarIndent => (
             "wrong indentation".to_owned(),
             "indent the line like its neighbours",
+        ),
+        K::ExpectedDocumentStart => (
+            "more text behind the end of a document".to_owned(),
+            "start the next document with `---`",
         ),
         K::UnknownQuotedScalarEscape => (
             "an unknown `\\` escape in double quotes".to_owned(),

@@ -85,11 +85,14 @@ impl Reader {
         };
         for (key, _, value) in node.iter() {
             let place = value.place.clone();
-            let path = format!("{path}.{}", quoted(key).trim_matches('`'));
             // Nothing is an empty text: the key is what counts.
-            let text = match value.is_null() {
-                true => Some(String::new()),
-                false => self.text(Some(value), &path),
+            let text = match value.scalar() {
+                _ if value.is_null() => Some(String::new()),
+                Some(scalar) if !scalar.unknown => Some(scalar.text.expose().to_owned()),
+                _ => {
+                    let path = format!("{path}.{}", quoted(key).trim_matches('`'));
+                    self.text(Some(value), &path)
+                }
             };
             if let Some(value) = text {
                 texts.insert(key.to_owned(), Spanned { value, place });

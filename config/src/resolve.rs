@@ -133,6 +133,9 @@ pub struct Resolved {
     pub insecure_skip_verify: Option<bool>,
     /// An empty mapping when there are none.
     pub properties: Node,
+    /// Whether a value is behind a reference that was not looked up (`Connection::resolve_partly`):
+    /// which credentials there will be is not known then, and how they go together cannot be judged.
+    pub is_partial: bool,
     /// Every value that came from a reference or stands in a field for secrets: never to be
     /// printed.
     pub secrets: Vec<Secret>,
@@ -350,6 +353,7 @@ impl<'a> Run<'a> {
             client_key: value(Field::ClientKey),
             insecure_skip_verify: spec.insecure_skip_verify.as_ref().map(|skip| skip.value),
             properties: properties.named("properties"),
+            is_partial: !self.unknown_fields.is_empty(),
             secrets: Vec::new(),
             place: self.connection.place.clone(),
             places: places(self.connection),

@@ -212,6 +212,19 @@ fn json_is_yaml() {
 }
 
 #[test]
+fn json_lines() {
+    let json = |name: &str| {
+        format!(
+            r#"{{"apiVersion": "mission-control.flanksource.com/v1", "kind": "Connection", "metadata": {{"name": "{name}"}}, "spec": {{"type": "redis", "url": "redis://h"}}}}"#
+        )
+    };
+    check(
+        &format!("{}\n{}\n{}\n", json("a"), json("b"), json("c")),
+        &["default/a", "default/b", "default/c"],
+    );
+}
+
+#[test]
 fn a_typed_list_need_not_repeat_the_kind() {
     check(
         "kind: ConnectionList\nitems:\n- apiVersion: mission-control.flanksource.com/v1\n  metadata: {name: a}\n  spec: {type: redis, url: redis://h}\n",

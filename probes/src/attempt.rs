@@ -13,7 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -108,6 +108,15 @@ impl Stream {
             io: Box::pin(io),
             may_receive_bytes: RECEIVED_MAX_BYTES,
         }
+    }
+}
+
+impl Drop for Stream {
+    /// Ends it in order, whatever cut the conversation short: over TLS the peer hears
+    /// `close_notify`, without which some servers log a reset. One try, nothing is waited for.
+    fn drop(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = self.io.as_mut().poll_shutdown(&mut cx);
     }
 }
 
@@ -474,6 +483,7 @@ fn deadline_passed(record: &Record, endpoint: &str, timeout: Duration) -> Failur
     };
     let endpoint = record.peer.as_deref().unwrap_or(endpoint);
     let timeout = to_the_millisecond(timeout);
+    let endpoint = record.peer.as_deref().unwrap_or(endpoint);
     let mut message = format!("{what} within {timeout:?} (`{endpoint}`)");
     for earlier in &record.failed_before {
         message = format!("{message}; before that {earlier}");
@@ -701,6 +711,31 @@ mod tests {
         .unwrap();
         let read = tokio::time::timeout(Duration::from_secs(5), peer).await;
         assert_eq!(read.expect("shut in time").unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_limit_cuts_a_step_and_not_the_attempt() {
+        let outcome = outcome_of(Duration::from_millis(200), |attempt| {
+            Box::pin(async move {
+                attempt.limit(Some(Duration::from_millis(50)));
+                let silence = std::future::pending::<Result<(), Cause>>();
+                let failure = attempt.phase(Phase::Auth, silence).await.unwrap_err();
+                assert_eq!(failure.reason, Reason::Timeout);
+                attempt.failed_before(&failure.message);
+                attempt.limit(None);
+                let silence = std::future::pending::<Result<(), Cause>>();
+                attempt.phase(Phase::Request, silence).await
+            })
+        })
+        .await;
+        let failure = outcome.result.unwrap_err();
+        assert_eq!(failure.phase, Some(Phase::Request));
+        assert_eq!(
+            failure.message,
+            "the peer did not answer the request within 200ms (`test://peer:1`); \
+             before that the peer did not answer the login within 50ms"
+        );
+        assert!(outcome.phases[0].1 >= Duration::from_millis(50));
     }
 
     #[tokio::test]

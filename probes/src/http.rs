@@ -82,7 +82,7 @@ pub(crate) struct Response {
     pub(crate) is_truncated: bool,
     /// Why the body ended too early.
     pub(crate) cut: Option<Failure>,
-    /// The origin that a redirect led to, if it did lead away from home.
+    /// The origin that answered, if a redirect had led away from home.
     pub(crate) elsewhere: Option<String>,
 }
 
@@ -92,23 +92,15 @@ impl Client {
     pub(crate) fn new(
         access: &Access<'_>,
         home: &Url,
-        options: TlsOptions,
-    ) -> Result<Self, Invalid> {
-        Self::with(home, options, |options| access.tls(options))
-    }
-
-    fn with<E>(
-        home: &Url,
         mut options: TlsOptions,
-        build: impl Fn(&TlsOptions) -> Result<Tls, E>,
-    ) -> Result<Self, E> {
+    ) -> Result<Self, Invalid> {
         if options.alpn.is_empty() {
             options.alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
-        let tls = build(&options)?;
+        let tls = access.tls(&options)?;
         let is_home_only = options.server_name.is_some() || tls.has_client_certificate();
         let tls_elsewhere = match is_home_only {
-            true => build(&TlsOptions {
+            true => access.tls(&TlsOptions {
                 client_cert: None,
                 client_key: None,
                 server_name: None,
@@ -169,7 +161,7 @@ impl Client {
         request: &Request,
         is_home: bool,
     ) -> Result<Response, Failure> {
-        let elsewhere = (request.url.origin() != self.home).then(|| endpoint_of(&request.url));
+        let elsewhere = (!is_home).then(|| endpoint_of(&request.url));
         attempt.talks_to(elsewhere.clone());
         let tls = match is_home {
             true => &self.tls,

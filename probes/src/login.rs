@@ -81,6 +81,15 @@ impl Login {
         url: &Location,
         settings: LoginSettings,
     ) -> Result<Self, Invalid> {
+        // What the secret brings is judged when it is there.
+        if access.resolved().is_partial {
+            return Ok(Self {
+                headers: settings.headers.0,
+                oauth: None,
+                expiry: None,
+                secrets: Vec::new(),
+            });
+        }
         let given = Given::new(access, url, &settings)?;
         let mut secrets = Vec::new();
         let mut headers = settings.headers.0;
@@ -168,7 +177,7 @@ impl Login {
         let has_login = self.oauth.is_some() || !self.headers.is_empty();
         if let Some(elsewhere) = response.elsewhere.as_ref().filter(|_| has_login) {
             return cause.hint(format!(
-                "a redirect led to `{elsewhere}`, where the login of `url` is not sent: name that origin in `url`"
+                "a redirect led away, so the login was not sent to `{elsewhere}`: let `url` name where it leads"
             ));
         }
         if let Some(expiry) = self.expiry.filter(|expiry| *expiry < Timestamp::now()) {
@@ -503,13 +512,14 @@ pub(crate) struct Headers(HeaderMap);
 
 impl Headers {
     fn add<E: de::Error>(&mut self, Name(name): Name, value: Secret) -> Result<(), E> {
-        let value = value.trimmed();
-        let mut sent = HeaderValue::from_str(value.expose()).map_err(|_| {
+        // Blanks around it are not part of a value (RFC 9110, 5.5); a line end would be another header.
+        let value = value.expose().trim_matches([' ', '\t']);
+        let mut sent = HeaderValue::from_str(value).map_err(|_| {
             E::custom(format!(
                 "the value of header `{name}` has line ends or other characters that no header may have"
             ))
         })?;
-        if name == header::HOST && value.expose().parse::<http::uri::Authority>().is_err() {
+        if name == header::HOST && value.parse::<http::uri::Authority>().is_err() {
             return Err(E::custom("the header `host` is not a host name"));
         }
         sent.set_sensitive(true);
@@ -620,7 +630,7 @@ impl<'de> Deserialize<'de> for Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{LONG, Peer, answer, build, failure, ok, run, status};
+    use crate::testing::{LONG, Peer, answer, build, build_partly, failure, ok, run, status};
 
     /// The header that a definition makes of its login.
     async fn sent(lines: &str, secret: &[(&str, &str)], header: &str) -> Option<String> {
@@ -811,6 +821,21 @@ mod tests {
                 panic!("{lines}: nothing is wrong");
             };
             assert_eq!(invalid[0].message, message, "{lines}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_against_a_secret_that_is_not_there_yet() {
+        for properties in [
+            "apiKeyHeader: X-Key",
+            "bearer: abc",
+            "oauth: {tokenURL: 'http://t.test'}",
+            "headers: {Authorization: abc}",
+        ] {
+            let spec = format!(
+                "url: http://h.test\nsecretRef: {{name: elsewhere}}\nproperties: {{{properties}}}"
+            );
+            assert!(build_partly("http", &spec).is_ok(), "{properties}");
         }
     }
 

@@ -200,7 +200,12 @@ pub(crate) fn build<P: ProbeType>(
     files: &dyn Files,
 ) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
     let settings = settings::<P>(resolved).map_err(|invalid| vec![invalid])?;
-    let probe = P::new(Access::new(resolved, files), settings).map_err(|invalid| vec![invalid])?;
+    let access = Access::new(resolved, files);
+    // A certificate that cannot be read is a mistake also where this URL needs none.
+    access
+        .tls(&access.tls_options(None, None))
+        .map_err(|invalid| vec![invalid])?;
+    let probe = P::new(access, settings).map_err(|invalid| vec![invalid])?;
     Ok(Arc::new(Typed {
         endpoint: probe.endpoint(),
         scrubber: Scrubber::new(resolved.secrets.iter().chain(probe.secrets())),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use conncheck_config::{
-    Documents, Found, Loader, Lookup, NotFound, RefKind, Secret, Trust, Unresolved,
+    Documents, Found, Loaded, Loader, Lookup, NotFound, RefKind, Secret, Trust, Unresolved,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -67,6 +67,22 @@ pub(crate) fn build(
     spec: &str,
     secret: &[(&str, &str)],
 ) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
+    let loaded = load(ty, spec, secret);
+    let info = crate::types::find(ty).unwrap();
+    let resolved = loaded.connections[0]
+        .resolve(info.name, &Inline(loaded.documents))
+        .unwrap_or_else(|missing: Vec<Unresolved>| panic!("{missing:?}"));
+    info.build(&resolved, &NoFiles)
+}
+
+/// The same as far as it is known without any secret.
+pub(crate) fn build_partly(ty: &str, spec: &str) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
+    let info = crate::types::find(ty).unwrap();
+    let partial = load(ty, spec, &[]).connections[0].resolve_partly(info.name);
+    info.build(&partial.resolved, &NoFiles)
+}
+
+fn load(ty: &str, spec: &str, secret: &[(&str, &str)]) -> Loaded {
     let indented: String = spec.lines().map(|line| format!("  {line}\n")).collect();
     let mut text = format!(
         "apiVersion: mission-control.flanksource.com/v1\nkind: Connection\nmetadata:\n  name: test\nspec:\n  type: {ty}\n{indented}"
@@ -81,11 +97,7 @@ pub(crate) fn build(
     loader.add("test.yaml", &text, Trust::Local);
     let loaded = loader.finish();
     assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
-    let info = crate::types::find(ty).unwrap();
-    let resolved = loaded.connections[0]
-        .resolve(info.name, &Inline(loaded.documents))
-        .unwrap_or_else(|missing: Vec<Unresolved>| panic!("{missing:?}"));
-    info.build(&resolved, &NoFiles)
+    loaded
 }
 
 /// A text as YAML, whatever is in it.

@@ -1247,4 +1247,22 @@ mod tests {
         let both_in_one = client(secret(&format!("{}{}", one.cert, one.key)), None);
         assert!(Tls::new(&both_in_one).is_ok());
     }
+
+    #[test]
+    fn the_end_point_is_hashed_as_the_certificate_was_signed() {
+        for (algorithm, bytes) in [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, Some(32)),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, Some(48)),
+            (&rcgen::PKCS_ED25519, None),
+        ] {
+            let key = KeyPair::generate_for(algorithm).unwrap();
+            let params = CertificateParams::new(vec!["db.test".to_owned()]).unwrap();
+            let certificate = params.self_signed(&key).unwrap();
+            let handshake = Handshake {
+                alpn: None,
+                peer_certificate: Some(certificate.der().to_vec()),
+            };
+            assert_eq!(handshake.server_end_point().map(|hash| hash.len()), bytes);
+        }
+    }
 }

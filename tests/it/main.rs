@@ -9,6 +9,7 @@ mod cli;
 mod daemon;
 mod faults;
 mod leaks;
+mod postgres;
 mod program;
 mod redaction;
 mod redis;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         daemon::trials(),
         faults::trials(),
         leaks::trials(),
+        postgres::trials(),
         redaction::trials(),
         redis::trials(),
     ]

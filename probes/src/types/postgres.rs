@@ -171,11 +171,8 @@ impl ProbeType for Postgres {
 
     async fn probe(&self, attempt: &mut Attempt) -> Result<(), Failure> {
         let mut session = self.find_session(attempt).await?;
-        let answer = attempt.phase(Phase::Request, session.ask(&self.query)).await;
-        if let Err(failure) = answer {
-            session.leave();
-            return Err(failure);
-        }
+        let answer = session.ask(&self.query);
+        attempt.phase(Phase::Request, answer).await?;
         attempt.goodbye(session.terminate()).await;
         Ok(())
     }
@@ -323,13 +320,9 @@ impl Postgres {
         if wanted == TargetSessionAttrs::Any {
             return Ok(session);
         }
-        match attempt.phase(Phase::Request, session.is(wanted)).await {
-            Ok(()) => Ok(session),
-            Err(failure) => {
-                session.leave();
-                Err(failure)
-            }
-        }
+        let is_wanted = session.is(wanted);
+        attempt.phase(Phase::Request, is_wanted).await?;
+        Ok(session)
     }
 
     /// Logs in at one host, with TLS or without as `sslmode` says.
@@ -647,11 +640,6 @@ impl Session {
         // business.
         let _ = self.connection.await;
     }
-
-    /// `Terminate` where something has failed: said, and not waited for.
-    fn leave(self) {
-        let _ = self.terminate().now_or_never();
-    }
 }
 
 /// The driver's stream. The head of each message that comes is looked at before the driver sees it:
@@ -660,7 +648,11 @@ struct Line {
     stream: Stream,
     binding: Option<Vec<u8>>,
     watch: Watch,
+    is_terminated: bool,
 }
+
+/// The message that ends a session in order.
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 impl Line {
     fn new(stream: Stream, binding: Option<Vec<u8>>, terms: &Terms) -> Self {
@@ -674,6 +666,17 @@ impl Line {
                 was_asked: false,
                 is_logged_in: false,
             },
+            is_terminated: false,
+        }
+    }
+}
+
+impl Drop for Line {
+    /// A session that is cut short hears `Terminate` too, so that the server has nothing to complain
+    /// of. One try, nothing is waited for.
+    fn drop(&mut self) {
+        if self.watch.is_logged_in && !self.is_terminated {
+            let _ = self.stream.write_all(TERMINATE).now_or_never();
         }
     }
 }
@@ -818,6 +821,7 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.is_terminated |= buf.ends_with(TERMINATE);
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -1209,6 +1213,31 @@ mod tests {
         check(&outcome, Reason::Auth, Phase::Auth, "GSSAPI");
         let outcome = at_peer(&[Some(b"N"), Some(OK)], "channel_binding=require").await;
         check(&outcome, Reason::Auth, Phase::Auth, "not bound to the TLS channel");
+    }
+
+    #[tokio::test]
+    async fn a_server_before_14_is_asked_what_it_is() {
+        let answer = |value: &[u8]| {
+            let row = [b"D\0\x01\0\0\0", &[value.len() as u8][..], value].concat();
+            messages(&[ONE_ROW[0], &row, b"CSHOW\0", b"ZI"])
+        };
+        for (wanted, value, is_wanted) in [
+            ("read-write", "off", true),
+            ("read-write", "on", false),
+            ("read-only", "on", true),
+            ("primary", "f", true),
+            ("standby", "f", false),
+            ("standby", "t", true),
+        ] {
+            let (first, second) = (answer(value.as_bytes()), messages(ONE_ROW));
+            let words = [Some(OK), Some(&first[..]), Some(&second[..])];
+            let options = format!("sslmode=disable&target_session_attrs={wanted}");
+            let outcome = at_peer(&words, &options).await;
+            match is_wanted {
+                true => assert!(outcome.is_up(), "{outcome:?}"),
+                false => check(&outcome, Reason::Assertion, Phase::Request, wanted),
+            }
+        }
     }
 
     #[tokio::test]

@@ -349,11 +349,15 @@ fn roles() -> String {
 /// A stopped cluster in `dir` to copy from, made by the first who asks.
 fn template(bin: &Path, dir: &Path, user: Option<User>) -> Result<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let parent = dir.join("postgres-template");
+    let (data, done) = (parent.join("data"), parent.join("done"));
+    if done.exists() {
+        return Ok(data);
+    }
     let _one = ONE_AT_A_TIME
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let parent = dir.join("postgres-template");
-    let (data, done) = (parent.join("data"), parent.join("done"));
+    // Somebody may have made it while we waited.
     if done.exists() {
         return Ok(data);
     }

@@ -44,6 +44,15 @@ pub fn check_metrics(exposition: &str) -> Result<()> {
     }
 }
 
+/// `promtool check config` over a configuration of Prometheus.
+pub fn check_config(file: &Path) -> Result<()> {
+    install::run(
+        &promtool()?,
+        &["check".as_ref(), "config".as_ref(), file.as_os_str()],
+    )
+    .map(drop)
+}
+
 /// Python's parser of the classic text format: every sample as `name{labels} value`, one a line.
 pub fn parse_text(exposition: &str) -> Result<String> {
     parse("prometheus_client.parser", exposition)

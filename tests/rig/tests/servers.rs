@@ -392,6 +392,13 @@ fn the_judges_of_an_exposition_are_there() {
     prometheus::parse_openmetrics(&format!("{good}# EOF\n")).expect("it is OpenMetrics");
 }
 
+#[test]
+fn prometheus_takes_the_scrape_configuration() {
+    let file = conncheck_rig::install::workspace().join("config/prometheus/prometheus.yml");
+    need!(prometheus::promtool().map_err(skip));
+    prometheus::check_config(&file).expect("a valid configuration");
+}
+
 fn skip(err: conncheck_rig::Error) -> conncheck_rig::Skipped {
     err.into()
 }
