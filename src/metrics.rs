@@ -702,4 +702,32 @@ mod tests {
             .find(|line| line.starts_with("connection_info"));
         insta::assert_snapshot!(line.unwrap().escape_debug().to_string());
     }
+
+    proptest::proptest! {
+        /// Whatever stands in a label comes back when it is read as the formats say.
+        #[test]
+        fn any_label_value_can_be_read_back(value: String) {
+            let state = State::default();
+            let mut facts = Facts::clone(&facts("x", 1, 1));
+            facts.labels = [("owner".to_owned(), value.clone())].into();
+            state.apply([Arc::new(facts)]);
+            let text = exposition(&state, None, Format::Text);
+            let info = text.split('\n').find(|line| line.starts_with("connection_info"));
+            let (_, written) = info.unwrap().split_once("label_owner=\"").unwrap();
+            let mut read = String::new();
+            let mut chars = written.chars();
+            loop {
+                match chars.next().unwrap() {
+                    '"' => break,
+                    '\\' => read.push(match chars.next().unwrap() {
+                        'n' => '\n',
+                        c => c,
+                    }),
+                    c => read.push(c),
+                }
+            }
+            assert_eq!(chars.as_str(), "} 1");
+            assert_eq!(read, value.replace('\0', "\u{fffd}"));
+        }
+    }
 }
