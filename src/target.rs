@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use conncheck_config::{ConfigError, Connection, Secret, Spanned, Unresolved, closest};
 use conncheck_probes::types::{self, TypeInfo};
-use conncheck_probes::{Env, Failure, Files, Invalid, Outcome, Probe, Reason};
+use conncheck_probes::{Deadline, Env, Failure, Files, Invalid, Outcome, Probe, Reason};
 use tokio::time::Instant;
 
 use crate::cli::Rules;
@@ -183,15 +183,12 @@ impl Attempt for Target {
     async fn attempt(&self) -> Attempted {
         let started_at = jiff::Timestamp::now();
         let started = Instant::now();
-        let timeout = self.facts.plan.timeout;
-        match self.probe(started + timeout).await {
-            Ok(ready) => {
-                let left = timeout.saturating_sub(started.elapsed());
-                Attempted {
-                    endpoint: Some(Arc::clone(&ready.endpoint)),
-                    outcome: conncheck_probes::run(&ready.probe, left, &self.context.env).await,
-                }
-            }
+        let deadline = Deadline::after(self.facts.plan.timeout);
+        match self.probe(deadline.at()).await {
+            Ok(ready) => Attempted {
+                endpoint: Some(Arc::clone(&ready.endpoint)),
+                outcome: conncheck_probes::run(&ready.probe, deadline, &self.context.env).await,
+            },
             Err(failure) => {
                 let mut outcome = Outcome::failed_before_start(failure);
                 outcome.started_at = started_at;

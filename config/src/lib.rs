@@ -4,7 +4,6 @@
 //! [`Connection::resolve`] then looks up the references (through a [`Lookup`] that the caller
 //! supplies), trims, and fills the templates.
 
-mod closest;
 mod connection;
 mod de;
 mod document;
@@ -18,10 +17,10 @@ mod template;
 mod value;
 mod words;
 
-pub use closest::closest;
 pub use connection::{Connection, Partial};
 pub use document::{Documents, Loaded, Loader, PassedOver, Trust};
 pub use error::{ConfigError, Identity, Place, Spanned};
 pub use node::{Node, NodeError, read_one};
 pub use resolve::{Field, Found, Lookup, NoLookup, NotFound, RefKind, Resolved, Unresolved};
 pub use secret::Secret;
+pub use words::closest;

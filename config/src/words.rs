@@ -31,24 +31,28 @@ pub(crate) fn listed<S: AsRef<str>>(names: &[S]) -> String {
     }
 }
 
-/// The candidate that was probably meant: the same but for case and punctuation, or a few letters
-/// away.
-pub(crate) fn nearest<'a, S: AsRef<str>>(name: &str, candidates: &'a [S]) -> Option<&'a str> {
+/// The one of `known` that `word` was probably meant to be: the same but for case and punctuation,
+/// or a few letters away.
+pub fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Longer than any name of ours, and the distance is quadratic in its length.
-    if name.len() > 64 {
+    if word.len() > 64 {
         return None;
     }
-    let plain = plain(name);
-    candidates
-        .iter()
+    let word = plain(word);
+    known
+        .into_iter()
         .map(|candidate| {
-            let candidate = candidate.as_ref();
-            let distance = strsim::damerau_levenshtein(&plain, &self::plain(candidate));
+            let distance = strsim::damerau_levenshtein(&word, &plain(candidate));
             (distance, candidate)
         })
         .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).clamp(1, 3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+/// [`closest`] among names of any kind.
+pub(crate) fn nearest<'a, S: AsRef<str>>(name: &str, candidates: &'a [S]) -> Option<&'a str> {
+    closest(name, candidates.iter().map(AsRef::as_ref))
 }
 
 fn plain(name: &str) -> String {

@@ -377,14 +377,36 @@ impl Drop for Attempt {
     }
 }
 
+/// When an attempt must have ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    at: Instant,
+    /// As the owner set it, for messages.
+    timeout: Duration,
+}
+
+impl Deadline {
+    /// `timeout` from now.
+    pub fn after(timeout: Duration) -> Self {
+        Self {
+            at: Instant::now() + timeout,
+            timeout,
+        }
+    }
+
+    /// The moment itself.
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+}
+
 /// Runs one attempt under a hard deadline.
 ///
-/// Never panics and never outlasts `timeout`; when it returns, nothing of the attempt is left. The
+/// Never panics and never outlasts `deadline`; when it returns, nothing of the attempt is left. The
 /// outcome holds no secret of the target.
-pub async fn run(probe: &Arc<dyn Probe>, timeout: Duration, env: &Env) -> Outcome {
+pub async fn run(probe: &Arc<dyn Probe>, deadline: Deadline, env: &Env) -> Outcome {
     let started_at = Timestamp::now();
     let start = Instant::now();
-    let deadline = start + timeout;
     let record = Arc::new(Mutex::new(Record {
         open: None,
         phases: Vec::new(),
@@ -401,16 +423,20 @@ pub async fn run(probe: &Arc<dyn Probe>, timeout: Duration, env: &Env) -> Outcom
         record: Arc::clone(&record),
         seen: Arc::clone(&seen),
         env: env.clone(),
-        deadline,
+        deadline: deadline.at,
         limit: None,
     };
     let conversation = AssertUnwindSafe(probe.run(&mut attempt)).catch_unwind();
-    let res = match tokio::time::timeout_at(deadline, conversation).await {
+    let res = match tokio::time::timeout_at(deadline.at, conversation).await {
         Ok(Ok(res)) => res,
         Ok(Err(_panic)) => Err(panicked(lock(&record).open.as_ref().map(|open| open.0))),
         // The deadline cut the goodbye: the peer had already proved itself.
         Err(_) if lock(&record).verdict_at.is_some() => Ok(()),
-        Err(_) => Err(deadline_passed(&lock(&record), probe.endpoint(), timeout)),
+        Err(_) => Err(deadline_passed(
+            &lock(&record),
+            probe.endpoint(),
+            deadline.timeout,
+        )),
     };
     drop(attempt);
 
@@ -482,7 +508,6 @@ fn deadline_passed(record: &Record, endpoint: &str, timeout: Duration) -> Failur
         None => (None, "the attempt did not end"),
     };
     let endpoint = record.peer.as_deref().unwrap_or(endpoint);
-    let timeout = to_the_millisecond(timeout);
     let endpoint = record.peer.as_deref().unwrap_or(endpoint);
     let mut message = format!("{what} within {timeout:?} (`{endpoint}`)");
     for earlier in &record.failed_before {
@@ -515,13 +540,6 @@ fn timed_out(phase: Option<Phase>, message: &str) -> Cause {
         }
         None => cause,
     }
-}
-
-/// As a person would say it: what was left of a timeout after its secrets were read is no number
-/// to show.
-fn to_the_millisecond(duration: Duration) -> Duration {
-    let rounded = (duration + Duration::from_micros(500)).as_millis();
-    Duration::from_millis(u64::try_from(rounded).unwrap_or(u64::MAX))
 }
 
 /// What did not come, for the message of a timeout.
@@ -638,7 +656,7 @@ mod tests {
             scrubber: Scrubber::new(&[conncheck_config::Secret::new("hunter2")]),
         });
         let env = Env::new(&ResolverChoice::Auto).unwrap();
-        run(&probe, timeout, &env).await
+        run(&probe, Deadline::after(timeout), &env).await
     }
 
     async fn listener() -> (TcpListener, Address) {

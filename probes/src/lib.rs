@@ -57,7 +57,7 @@ mod testing;
 mod tls;
 pub mod types;
 
-pub use attempt::{Env, run};
+pub use attempt::{Deadline, Env, run};
 pub use dns::ResolverChoice;
 pub use outcome::{Failure, Outcome, Phase, Reason, TlsFacts};
 pub use probe::{Files, Invalid, Probe};

@@ -109,7 +109,7 @@ pub(crate) fn quoted(text: &str) -> String {
 pub(crate) async fn run(probe: &Arc<dyn Probe>, timeout: Duration) -> Outcome {
     crate::install_crypto_provider();
     let env = Env::new(&ResolverChoice::Auto).unwrap();
-    crate::run(probe, timeout, &env).await
+    crate::run(probe, crate::Deadline::after(timeout), &env).await
 }
 
 /// One attempt that is expected to fail.

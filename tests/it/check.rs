@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use conncheck_config::{Connection, Loader, NoLookup, Secret, Trust};
-use conncheck_probes::{Env, Files, Outcome, Probe, ResolverChoice, types};
+use conncheck_probes::{Deadline, Env, Files, Outcome, Probe, ResolverChoice, types};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -49,7 +49,7 @@ pub(crate) fn attempt_with(timeout: Duration, resolver: &ResolverChoice, spec: &
     let probe = probe(spec);
     let outcome = RUNTIME.block_on(async {
         let env = Env::new(resolver).expect("a resolver");
-        conncheck_probes::run(&probe, timeout, &env).await
+        conncheck_probes::run(&probe, Deadline::after(timeout), &env).await
     });
     assert!(
         outcome.duration <= timeout + Duration::from_millis(250),

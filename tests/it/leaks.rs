@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conncheck_probes::{Env, Probe, ResolverChoice};
+use conncheck_probes::{Deadline, Env, Probe, ResolverChoice};
 use conncheck_rig::faults::{BlackHole, Peer};
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -89,7 +89,8 @@ fn round(runtime: &Runtime, probes: &[Arc<dyn Probe>], env: &Env, count: usize) 
             .map(|index| {
                 let (probe, env) = (Arc::clone(&probes[index % probes.len()]), env.clone());
                 tokio::spawn(async move {
-                    conncheck_probes::run(&probe, Duration::from_millis(100), &env).await
+                    let deadline = Deadline::after(Duration::from_millis(100));
+                    conncheck_probes::run(&probe, deadline, &env).await
                 })
             })
             .collect();

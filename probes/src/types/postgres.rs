@@ -1059,7 +1059,7 @@ mod tests {
 
     async fn attempt(spec: &str) -> Outcome {
         let env = Env::new(&ResolverChoice::Auto).unwrap();
-        run(&build(spec).unwrap(), Duration::from_millis(400), &env).await
+        run(&build(spec).unwrap(), crate::Deadline::after(Duration::from_millis(400)), &env).await
     }
 
     /// Attempts a login as `u`, with the password `pw`, at a peer that says these words in turn, each
