@@ -1,6 +1,6 @@
 //! What the owner wrote: one `Connection`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use crate::document::Trust;
@@ -151,6 +151,7 @@ impl Connection {
         }
         let mut templates = Templates {
             spec: &self.spec,
+            properties: Properties::new(&self.spec),
             mistakes: &mut mistakes,
             open: Vec::new(),
             chain: 0,
@@ -205,16 +206,6 @@ impl Spec {
         references
     }
 
-    /// The property that `$(properties.KEY)` names: one of that name, or `a.b` for `b` in `a`.
-    pub fn property(&self, key: &str) -> Option<&Node> {
-        let properties = self.properties.as_ref()?;
-        if let Some(node) = properties.get(key) {
-            return Some(node);
-        }
-        key.split('.')
-            .try_fold(properties, |node, part| node.get(part))
-    }
-
     pub fn property_names(&self) -> Vec<&str> {
         let properties = self.properties.iter();
         properties
@@ -224,12 +215,50 @@ impl Spec {
     }
 }
 
+/// Finds properties by name without searching each mapping more than once.
+pub(crate) struct Properties<'a> {
+    root: Option<&'a Node>,
+    seen: HashMap<*const Node, HashMap<&'a str, &'a Node>>,
+}
+
+impl<'a> Properties<'a> {
+    pub fn new(spec: &'a Spec) -> Self {
+        Self {
+            root: spec.properties.as_ref(),
+            seen: HashMap::new(),
+        }
+    }
+
+    /// What `$(properties.KEY)` names: the property of that name, or for `a.b` the `b` in `a`.
+    pub fn get(&mut self, key: &str) -> Option<&'a Node> {
+        let root = self.root?;
+        self.child(root, key).or_else(|| {
+            key.split('.')
+                .try_fold(root, |node, part| self.child(node, part))
+        })
+    }
+
+    fn child(&mut self, node: &'a Node, key: &str) -> Option<&'a Node> {
+        let entries = node.entries().iter();
+        let index = self.seen.entry(node).or_insert_with(|| {
+            entries
+                .map(|entry| (entry.key.as_str(), &entry.value))
+                .collect()
+        });
+        index.get(key).copied()
+    }
+}
+
+/// How many mistakes in templates are reported: more than anyone mends at once.
+const MOST_MISTAKES: usize = 20;
+
 /// How many properties may stand in one another's templates.
 const LONGEST_CHAIN: usize = 16;
 
 /// Follows the templates of one connection.
 struct Templates<'a> {
     spec: &'a Spec,
+    properties: Properties<'a>,
     mistakes: &'a mut Vec<Mistake>,
     /// The properties that are being followed, to find a circle.
     open: Vec<*const Node>,
@@ -279,6 +308,9 @@ impl Templates<'_> {
             return;
         }
         for part in template::parse(text) {
+            if self.mistakes.len() >= MOST_MISTAKES {
+                return;
+            }
             if let Part::Variable(name) = part
                 && let Err(mistake) = self.variable(name, place)
             {
@@ -314,7 +346,7 @@ impl Templates<'_> {
     }
 
     fn property(&mut self, key: &str, place: &Place) -> Result<(), Mistake> {
-        let Some(node) = self.spec.property(key) else {
+        let Some(node) = self.properties.get(key) else {
             let names = self.spec.property_names();
             let (shown, hint) = match nearest(key, &names) {
                 Some(meant) => (

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::connection::{Connection, Partial, SecretRef};
+use crate::connection::{Connection, Partial, Properties, SecretRef};
 use crate::node::{Data, Entry, Node, Scalar};
 use crate::secrets::Secrets;
 use crate::template::{self, Kind, Part, Variable};
@@ -159,11 +159,13 @@ const CLIENT_CERT: [&str; 1] = ["tls.crt"];
 const CLIENT_KEY: [&str; 1] = ["tls.key"];
 
 /// Further keys that some type reads from a whole secret.
-const TYPES_OWN: [&str; 8] = [
+const TYPES_OWN: [&str; 10] = [
     "token",
     "bearer",
     "apiKey",
     "api-key",
+    "clientID",
+    "client-id",
     "clientSecret",
     "client-secret",
     "kubeconfig",
@@ -253,6 +255,7 @@ struct Run<'a> {
     lookup: Option<&'a dyn Lookup>,
     /// The secrets and config maps that are referred to; `None` for one that was not found.
     objects: HashMap<(RefKind, Identity), Option<Found>>,
+    properties: Properties<'a>,
     username: Got,
     password: Got,
     key: Got,
@@ -272,6 +275,7 @@ impl<'a> Run<'a> {
             type_name,
             lookup,
             objects: HashMap::new(),
+            properties: Properties::new(&connection.spec),
             username: Got::Nothing,
             password: Got::Nothing,
             key: Got::Nothing,
@@ -319,7 +323,7 @@ impl<'a> Run<'a> {
         }
 
         let properties = match &spec.properties {
-            Some(properties) => self.properties(properties),
+            Some(properties) => self.fill_properties(properties),
             None => Node::empty(self.connection.place.clone()),
         };
         let carried = take(&URL, &mut whole).trimmed();
@@ -550,7 +554,7 @@ impl<'a> Run<'a> {
         let parts = match own_text {
             true => template::parse(text.expose()),
             false => template::parse_known(text.expose(), |name| match template::variable(name) {
-                Some(Variable::Property(key)) => connection.spec.property(key).is_some(),
+                Some(Variable::Property(key)) => self.properties.get(key).is_some(),
                 Some(_) => true,
                 None => false,
             }),
@@ -561,15 +565,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn properties(&mut self, node: &Node) -> Node {
+    fn fill_properties(&mut self, node: &Node) -> Node {
         let data = match &node.data {
             Data::Scalar(_) => return self.property(node),
-            Data::Seq(items) => Data::Seq(items.iter().map(|item| self.properties(item)).collect()),
+            Data::Seq(items) => Data::Seq(
+                items
+                    .iter()
+                    .map(|item| self.fill_properties(item))
+                    .collect(),
+            ),
             Data::Map(entries) => {
                 let entries = entries.iter().map(|entry| Entry {
                     key: entry.key.clone(),
                     place: entry.place.clone(),
-                    value: self.properties(&entry.value),
+                    value: self.fill_properties(&entry.value),
                 });
                 Data::Map(entries.collect())
             }
@@ -653,7 +662,10 @@ impl<'a> Run<'a> {
                 let password = self.password.clone().or(|| self.key.clone());
                 self.credential(password, "password", place)
             }
-            Variable::Property(key) => self.property_text(connection.spec.property(key)?),
+            Variable::Property(key) => {
+                let node = self.properties.get(key)?;
+                self.property_text(node)
+            }
         }
     }
 

@@ -50,7 +50,7 @@ pub(crate) fn parse(text: &str) -> Vec<Part<'_>> {
 }
 
 /// Splits `text` at the templates whose name is `known`; any other is text.
-pub(crate) fn parse_known(text: &str, known: impl Fn(&str) -> bool) -> Vec<Part<'_>> {
+pub(crate) fn parse_known(text: &str, mut known: impl FnMut(&str) -> bool) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     let mut start = 0;
     let mut at = 0;
@@ -179,18 +179,17 @@ pub(crate) fn find_helm(text: &str) -> Option<(usize, usize)> {
 /// Fills the templates of `parts` with what `value` gives, which is asked once for each.
 pub(crate) fn fill(
     parts: &[Part<'_>],
-    place: Kind,
+    kind: Kind,
     mut value: impl FnMut(&str) -> Option<String>,
 ) -> Option<String> {
-    let form = Form::of(parts, place);
+    let form = Form::of(parts, kind);
     let mut filled = String::new();
-    // Where each part starts in the text with a mark in place of each template.
-    let mut at = 0;
+    let mut here = Here::default();
     for (index, part) in parts.iter().enumerate() {
         match part {
             Part::Text(text) => {
                 filled.push_str(text);
-                at += text.len();
+                here.pass(text, matches!(form, Form::Libpq));
             }
             Part::Variable(name) => {
                 let last = match parts.get(index + 1) {
@@ -200,12 +199,47 @@ pub(crate) fn fill(
                     }
                     Some(Part::Variable(_)) => false,
                 };
-                form.write(&value(name)?, at, last, &mut filled);
-                at += MARK.len();
+                form.write(&value(name)?, &here, last, &mut filled);
+                here.at += MARK.len();
+                here.behind_equals = false;
             }
         }
     }
     Some(filled)
+}
+
+/// Where in the text a template stands.
+#[derive(Default)]
+struct Here {
+    /// In the text with a mark in place of each template.
+    at: usize,
+    /// The quote that is open.
+    quote: Option<char>,
+    /// Directly behind a `=`, white space aside: the value starts here.
+    behind_equals: bool,
+}
+
+impl Here {
+    fn pass(&mut self, text: &str, escapes: bool) {
+        self.at += text.len();
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            match c {
+                '\\' if escapes => {
+                    chars.next();
+                }
+                '\'' | '"' if self.quote.is_none() && (c == '\'' || !escapes) => {
+                    self.quote = Some(c);
+                }
+                c if self.quote == Some(c) => self.quote = None,
+                _ => {}
+            }
+        }
+        self.behind_equals = match text.trim_end() {
+            "" => self.behind_equals,
+            text => text.ends_with('='),
+        };
+    }
 }
 
 /// Which rules a text follows.
@@ -230,9 +264,8 @@ enum Form {
         path: usize,
         query: usize,
     },
-    /// The text, to know whether a place is inside of quotes.
-    Libpq(String),
-    Ado(String),
+    Libpq,
+    Ado,
 }
 
 impl Form {
@@ -270,8 +303,8 @@ impl Form {
             return Self::Raw;
         }
         match keyword.contains(' ') || text.contains(';') {
-            true => Self::Ado(text),
-            false => Self::Libpq(text),
+            true => Self::Ado,
+            false => Self::Libpq,
         }
     }
 
@@ -296,8 +329,10 @@ impl Form {
         }
     }
 
-    /// Writes `value` for the template at `at`; `last`: nothing of the same word follows.
-    fn write(&self, value: &str, at: usize, last: bool, filled: &mut String) {
+    /// Writes `value` for the template that stands `here`; `last`: nothing of the same word follows.
+    fn write(&self, value: &str, here: &Here, last: bool, filled: &mut String) {
+        // A value that is nothing but the template.
+        let whole = last && here.behind_equals && here.quote.is_none();
         match self {
             Self::Raw => filled.push_str(value),
             Self::Url {
@@ -307,7 +342,7 @@ impl Form {
                 path,
                 query,
             } => {
-                let set = match at {
+                let set = match here.at {
                     at if at < *scheme => return filled.push_str(value),
                     at if at < *user => ALL,
                     at if at < *host => HOST,
@@ -317,15 +352,12 @@ impl Form {
                 };
                 filled.extend(utf8_percent_encode(value, set));
             }
-            Self::Libpq(text) => {
-                let before = &text[..at];
-                let quoted = in_quotes(before, '\'', Some('\\'));
-                let whole = last && !quoted && before.trim_end().ends_with('=');
+            Self::Libpq => {
                 if whole {
                     filled.push('\'');
                 }
                 for c in value.chars() {
-                    let blank = c.is_whitespace() && !quoted && !whole;
+                    let blank = c.is_whitespace() && here.quote.is_none() && !whole;
                     if blank || matches!(c, '\'' | '\\') {
                         filled.push('\\');
                     }
@@ -335,24 +367,21 @@ impl Form {
                     filled.push('\'');
                 }
             }
-            Self::Ado(text) => {
-                let before = &text[..at];
-                let (double, single) =
-                    (in_quotes(before, '"', None), in_quotes(before, '\'', None));
+            Self::Ado => {
                 let plain = |c: char| {
                     c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | ',' | ':' | '\\')
                 };
-                let whole = last && !double && !single && before.trim_end().ends_with('=');
-                if whole && !value.chars().all(plain) {
-                    filled.push('"');
-                    filled.push_str(&value.replace('"', "\"\""));
-                    filled.push('"');
-                } else if double {
-                    filled.push_str(&value.replace('"', "\"\""));
-                } else if single {
-                    filled.push_str(&value.replace('\'', "''"));
-                } else {
-                    filled.push_str(value);
+                match here.quote {
+                    None if whole && !value.chars().all(plain) => {
+                        filled.push('"');
+                        filled.push_str(&value.replace('"', "\"\""));
+                        filled.push('"');
+                    }
+                    None => filled.push_str(value),
+                    // Inside of quotes, a quote is written twice.
+                    Some(quote) => {
+                        filled.push_str(&value.replace(quote, &quote.to_string().repeat(2)));
+                    }
                 }
             }
         }
@@ -368,19 +397,6 @@ const ALL: &AsciiSet = &NON_ALPHANUMERIC
 const FRAGMENT: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"').add(b'<').add(b'>');
 const PATH: &AsciiSet = &FRAGMENT.add(b'?').add(b'#').add(b'\\');
 const HOST: &AsciiSet = &PATH.add(b'/').add(b'@');
-
-fn in_quotes(text: &str, quote: char, escape: Option<char>) -> bool {
-    let mut inside = false;
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        if Some(c) == escape {
-            chars.next();
-        } else if c == quote {
-            inside = !inside;
-        }
-    }
-    inside
-}
 
 #[cfg(test)]
 mod tests {

@@ -21,9 +21,15 @@ pub(crate) fn quoted(name: &str) -> String {
     format!("`{shown}`")
 }
 
-/// `a`, `b` and `c`.
+/// `a`, `b` and `c`; the first of them when there are many.
 pub(crate) fn listed<S: AsRef<str>>(names: &[S]) -> String {
-    let names: Vec<String> = names.iter().map(|name| quoted(name.as_ref())).collect();
+    const MOST: usize = 20;
+    let shown = names.iter().take(MOST);
+    let mut shown: Vec<String> = shown.map(|name| quoted(name.as_ref())).collect();
+    if names.len() > MOST {
+        shown.push(format!("{} more", names.len() - MOST));
+    }
+    let names = shown;
     match names.as_slice() {
         [] => String::new(),
         [only] => only.clone(),
@@ -38,9 +44,12 @@ pub fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     if word.len() > 64 {
         return None;
     }
+    // More than any list of ours, so that many mistakes in a large document cost no more.
+    const MOST: usize = 200;
     let word = plain(word);
     known
         .into_iter()
+        .take(MOST)
         .map(|candidate| {
             let distance = strsim::damerau_levenshtein(&word, &plain(candidate));
             (distance, candidate)
