@@ -10,6 +10,10 @@
 
 use std::fmt::Write as _;
 use std::hint::black_box;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,14 +24,18 @@ use conncheck::process::Process;
 use conncheck::redact::Redactor;
 use conncheck::source;
 use conncheck::state::{Facts, Plan, State};
-use conncheck_config::Identity;
-use conncheck_probes::{Env, Failure, Outcome, Phase, Reason, ResolverChoice, TlsFacts};
+use conncheck_config::{Identity, Loader, NoLookup, Secret, Trust};
+use conncheck_probes::{
+    Deadline, Env, Failure, Files, Outcome, Phase, Probe, Reason, ResolverChoice, TlsFacts, types,
+};
+use conncheck_rig::process::{Process as Server, Spec};
+use conncheck_rig::{Rig, ports, prometheus};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
 
 const CONNECTIONS: u32 = 10_000;
 
-criterion_group!(benches, loading, exposition);
+criterion_group!(benches, loading, exposition, attempts);
 criterion_main!(benches);
 
 /// One file of definitions, each with a secret of its own beside it.
@@ -177,4 +185,122 @@ fn exposition(c: &mut Criterion) {
         .count();
     eprintln!("{series} series, {:.1} MB", out.len() as f64 / 1e6);
     group.finish();
+}
+
+/// One attempt over loopback, against real servers, beside what others need for the same.
+fn attempts(c: &mut Criterion) {
+    conncheck_probes::install_crypto_provider();
+    let rig = Rig::start().unwrap();
+    let (nginx, postgres) = (rig.nginx().unwrap(), rig.postgres().unwrap());
+    let ca = &rig.pki().ca.cert_pem;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let env = runtime.block_on(async { Env::new(&ResolverChoice::Auto).unwrap() });
+    let mut group = c.benchmark_group("one attempt");
+    group.sample_size(50);
+    // By address on both sides: names are another matter.
+    let http = format!("http://127.0.0.1:{}/health", nginx.http);
+    let https = format!("https://127.0.0.1:{}/health", nginx.https);
+    let login = postgres.url("probe").replace("localhost", "127.0.0.1");
+    for (name, spec) in [
+        ("http", serde_json::json!({"type": "http", "url": http})),
+        (
+            "https",
+            serde_json::json!({"type": "http", "url": https, "caCert": ca}),
+        ),
+        (
+            "postgres, scram",
+            serde_json::json!({"type": "postgres", "url": format!("{login}?sslmode=disable")}),
+        ),
+        (
+            "postgres, scram, tls",
+            serde_json::json!({"type": "postgres", "url": format!("{login}?sslmode=verify-full"), "caCert": ca}),
+        ),
+    ] {
+        let probe = probe(&spec);
+        group.bench_function(name, |b| {
+            b.to_async(&runtime).iter(|| async {
+                let deadline = Deadline::after(Duration::from_secs(5));
+                let outcome = conncheck_probes::run(&probe, deadline, &env).await;
+                assert!(outcome.is_up(), "{outcome:?}");
+            });
+        });
+    }
+    let (_exporter, at) = blackbox_exporter(rig.dir(), ca);
+    for (name, module, target) in [
+        ("http, by blackbox_exporter's /probe", "http", &http),
+        ("https, by blackbox_exporter's /probe", "https", &https),
+    ] {
+        let path = format!("/probe?module={module}&target={target}");
+        group.bench_function(name, |b| {
+            b.iter(|| assert!(get(at, &path).contains("\nprobe_success 1\n")));
+        });
+    }
+    group.sample_size(10);
+    group.bench_function("postgres, scram, by psql", |b| {
+        b.iter(|| {
+            let done = Command::new("psql")
+                .args(["-X", "-c", "SELECT 1", &format!("{login}?sslmode=disable")])
+                .output()
+                .unwrap();
+            assert!(done.status.success());
+        });
+    });
+    group.finish();
+}
+
+fn probe(spec: &serde_json::Value) -> Arc<dyn Probe> {
+    struct NoFiles;
+    impl Files for NoFiles {
+        fn read(&self, _: &str) -> Result<Secret, String> {
+            Err("no files here".to_owned())
+        }
+    }
+    let document = serde_json::json!({"apiVersion": "mission-control.flanksource.com/v1", "kind": "Connection", "metadata": {"name": "a"}, "spec": spec});
+    let mut loader = Loader::default();
+    loader.add("bench.yaml", &document.to_string(), Trust::Local);
+    let info = types::find(spec["type"].as_str().unwrap()).unwrap();
+    let connection = loader.finish().connections.remove(0);
+    let resolved = connection.resolve(info.name, &NoLookup).unwrap();
+    info.build(&resolved, &NoFiles).unwrap()
+}
+
+/// The exporter on a port of its own, and that port.
+fn blackbox_exporter(dir: &Path, ca: &str) -> (Server, u16) {
+    std::fs::write(dir.join("blackbox-ca.pem"), ca).unwrap();
+    let config = dir.join("blackbox.yml");
+    let tls = format!(
+        "tls_config: {{ca_file: {}}}",
+        dir.join("blackbox-ca.pem").display()
+    );
+    let modules = format!(
+        "modules:\n  http: {{prober: http, http: {{preferred_ip_protocol: ip4}}}}\n  \
+         https: {{prober: http, http: {{preferred_ip_protocol: ip4, {tls}}}}}\n"
+    );
+    std::fs::write(&config, modules).unwrap();
+    let program = prometheus::blackbox_exporter().unwrap();
+    let port = ports::reserve(1).unwrap().release()[0];
+    let server = Spec::new("blackbox", &program, dir)
+        .args([
+            format!("--config.file={}", config.display()),
+            format!("--web.listen-address=127.0.0.1:{port}"),
+        ])
+        .spawn()
+        .unwrap();
+    server
+        .wait_ready(Duration::from_secs(10), || {
+            match TcpStream::connect(("127.0.0.1", port)) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .unwrap();
+    (server, port)
+}
+
+fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }

@@ -16,6 +16,7 @@
 mod check;
 mod cli;
 mod daemon;
+mod docs;
 mod faults;
 mod leaks;
 mod postgres;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let trials: Vec<Trial> = [
         cli::trials(),
         daemon::trials(),
+        docs::trials(),
         faults::trials(),
         leaks::trials(),
         postgres::trials(),

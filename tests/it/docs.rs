@@ -1,0 +1,185 @@
+//! What the README says is so.
+
+use std::collections::BTreeSet;
+
+use conncheck_probes::{Phase, Reason, types};
+use serde_json::json;
+
+use crate::program::{Daemon, document, run, text, write};
+
+crate::trials![
+    every_option_is_in_the_readme_and_none_is_invented,
+    every_metric_is_in_the_readme_and_none_is_invented,
+    every_type_and_its_properties_are_in_the_readme,
+    every_reason_and_phase_is_in_the_readme,
+    every_sample_is_valid,
+    the_readme_s_own_examples_are_valid,
+];
+
+fn root() -> std::path::PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+fn readme() -> String {
+    std::fs::read_to_string(root().join("README.md")).unwrap()
+}
+
+/// The words in `text` that begin with `prefix` and go on with `is_part`.
+fn words(text: &str, prefix: &str, is_part: impl Fn(char) -> bool + Copy) -> BTreeSet<String> {
+    text.match_indices(prefix)
+        .filter(|(at, _)| !text[..*at].ends_with(is_part))
+        .map(|(at, _)| {
+            let rest = &text[at + prefix.len()..];
+            let end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+            format!("{prefix}{}", &rest[..end])
+        })
+        .collect()
+}
+
+fn every_option_is_in_the_readme_and_none_is_invented() {
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '-';
+    let help = text(&run(&["--help"]).stdout);
+    let ours = words(&help, "--", is_part);
+    let readme = readme();
+    let run_it = &readme[readme.find("## Run it").unwrap()..];
+    let run_it = &run_it[..run_it.find("### The schedule").unwrap()];
+    let mut told = words(run_it, "--", is_part);
+    told.retain(|word| word.chars().any(char::is_alphabetic));
+    let own = ["--help", "--version"].map(str::to_owned).into();
+    let untold: Vec<_> = ours
+        .difference(&told)
+        .filter(|word| !BTreeSet::contains(&own, *word))
+        .collect();
+    assert!(untold.is_empty(), "not in the README: {untold:?}");
+    let invented: Vec<_> = told.difference(&ours).collect();
+    assert!(invented.is_empty(), "in the README only: {invented:?}");
+}
+
+fn every_metric_is_in_the_readme_and_none_is_invented() {
+    let dir = tempfile::tempdir().unwrap();
+    let connections = dir.path().join("connections");
+    std::fs::create_dir(&connections).unwrap();
+    write(
+        &connections.join("a.yaml"),
+        &[document("a", json!({"url": "redis://127.0.0.1:1"}))],
+    );
+    let metrics = Daemon::start(&connections, &[]).metrics();
+    let ours: BTreeSet<String> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect();
+    let readme = readme();
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+    let mut told = BTreeSet::new();
+    for prefix in ["probe_", "connection_", "conncheck_"] {
+        told.extend(words(&readme, prefix, is_part));
+    }
+    // A label, and the crates.
+    for other in [
+        "connection_namespace",
+        "connection_type",
+        "conncheck_probes",
+    ] {
+        told.remove(other);
+    }
+    let untold: Vec<_> = ours
+        .difference(&told)
+        .filter(|name| !name.starts_with("process_"))
+        .collect();
+    assert!(untold.is_empty(), "not in the README: {untold:?}");
+    let invented: Vec<_> = told.difference(&ours).collect();
+    assert!(invented.is_empty(), "in the README only: {invented:?}");
+}
+
+fn every_type_and_its_properties_are_in_the_readme() {
+    let readme = readme();
+    for info in types::all() {
+        let heading = format!("\n#### `{}`\n", info.name);
+        let at = readme
+            .find(&heading)
+            .unwrap_or_else(|| panic!("no section for `{}`", info.name));
+        let section = &readme[at + heading.len()..];
+        let section = &section[..section.find("\n##").unwrap_or(section.len())];
+        // The hint to an unknown property names those there are.
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.yaml");
+        let url = format!("{}://127.0.0.1:1", info.url_schemes[0]);
+        let spec = json!({"type": info.name, "url": url, "username": "a", "password": "b", "properties": {"xyzzy": 1}});
+        write(&file, &[document("a", spec)]);
+        let said = text(&run(&["--check-config", file.to_str().unwrap()]).stdout);
+        let known = said
+            .lines()
+            .find(|line| line.starts_with("hint: "))
+            .unwrap_or_else(|| panic!("{said}"));
+        let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+        assert!(known.len() >= 2, "{said}");
+        for property in known {
+            assert!(
+                section.contains(&format!("`{property}`")),
+                "`{}`: `{property}` is not in the README",
+                info.name
+            );
+        }
+        for alias in info.aliases {
+            assert!(
+                readme.contains(&format!("`{alias}`")),
+                "the alias `{alias}`"
+            );
+        }
+    }
+}
+
+fn every_reason_and_phase_is_in_the_readme() {
+    let readme = readme();
+    for reason in Reason::ALL {
+        assert!(readme.contains(&format!("`{reason}`")), "{reason}");
+    }
+    for phase in Phase::ALL {
+        assert!(readme.contains(&format!("`{phase}`")), "{phase}");
+    }
+    let count = Reason::ALL.len();
+    assert_eq!(count, 19, "the README says nineteen");
+}
+
+fn every_sample_is_valid() {
+    let samples = root().join("config/samples");
+    for info in types::all() {
+        let sample = samples.join(format!("{}.yaml", info.name));
+        let output = run(&["--check-config", sample.to_str().unwrap()]);
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(!said.contains("warning"), "{said}");
+    }
+}
+
+fn the_readme_s_own_examples_are_valid() {
+    let readme = readme();
+    let blocks: Vec<&str> = readme
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let connection = blocks
+        .iter()
+        .find(|block| block.contains("kind: Connection"))
+        .unwrap();
+    // Its authority is on nobody's disk but the owner's.
+    let ca = dir.path().join("ca.pem");
+    let pki = conncheck_rig::Rig::shared().pki();
+    std::fs::write(&ca, &pki.ca.cert_pem).unwrap();
+    let connection = connection.replace("/etc/ssl/our-ca.pem", ca.to_str().unwrap());
+    std::fs::create_dir(dir.path().join("connections")).unwrap();
+    std::fs::write(dir.path().join("connections/a.yaml"), connection).unwrap();
+    let settings = blocks
+        .iter()
+        .find(|block| block.contains("# conncheck.yaml"))
+        .unwrap();
+    let file = dir.path().join("conncheck.yaml");
+    std::fs::write(&file, settings).unwrap();
+    let output = run(&["--check-config", "--config", file.to_str().unwrap()]);
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("1 valid connection"), "{said}");
+}
