@@ -252,10 +252,12 @@ fn judge_partly(
     unresolved: Vec<Invalid>,
 ) -> FirstLook {
     let partial = connection.resolve_partly(ty.name);
-    let mistakes = match partial.url_is_known {
+    let mut mistakes = match partial.url_is_known {
         true => ty.build(&partial.resolved, files).err().unwrap_or_default(),
         false => ty.check_settings(&partial.resolved),
     };
+    // What is wrong with a placeholder says nothing about the value.
+    mistakes.retain(|mistake| !partial.is_unknown_at(&mistake.place));
     FirstLook {
         res: match mistakes.is_empty() {
             true => Ok(None),

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use conncheck_config::{Field, Place, Resolved, Secret};
+use conncheck_config::{Field, NodeError, Place, Resolved, Secret};
 use serde::de::DeserializeOwned;
 
 use crate::attempt::Attempt;
@@ -199,7 +199,7 @@ pub(crate) fn build<P: ProbeType>(
     resolved: &Resolved,
     files: &dyn Files,
 ) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
-    let settings = settings::<P>(resolved).map_err(|invalid| vec![invalid])?;
+    let settings = settings::<P>(resolved)?;
     let access = Access::new(resolved, files);
     // A certificate that cannot be read is a mistake also where this URL needs none.
     access
@@ -213,11 +213,16 @@ pub(crate) fn build<P: ProbeType>(
     }))
 }
 
-/// Reads `spec.properties` as type `P` wants them.
-pub(crate) fn settings<P: ProbeType>(resolved: &Resolved) -> Result<P::Settings, Invalid> {
-    resolved.properties.deserialize().map_err(|error| Invalid {
+/// Reads `spec.properties` as type `P` wants them. Every mistake at once; none at all where only
+/// values are to blame that are not known yet.
+pub(crate) fn settings<P: ProbeType>(resolved: &Resolved) -> Result<P::Settings, Vec<Invalid>> {
+    let mistake = |error: NodeError| Invalid {
         place: error.place,
         message: error.message,
         hint: error.hint,
-    })
+    };
+    resolved
+        .properties
+        .deserialize_all()
+        .map_err(|errors| errors.into_iter().map(mistake).collect())
 }

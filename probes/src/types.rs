@@ -236,6 +236,5 @@ impl TypeInfo {
 fn check_settings<P: crate::probe::ProbeType>(resolved: &Resolved) -> Vec<Invalid> {
     crate::probe::settings::<P>(resolved)
         .err()
-        .into_iter()
-        .collect()
+        .unwrap_or_default()
 }

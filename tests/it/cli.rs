@@ -23,6 +23,7 @@ crate::trials![
     flag_beats_environment_beats_file,
     a_secret_from_each_source,
     a_missing_secret_touches_nobody_else,
+    a_value_that_is_missing_is_no_mistake_of_the_definition,
     paused_connections_are_not_probed,
     the_deadline_holds,
 ];
@@ -483,5 +484,47 @@ fn the_deadline_holds() {
             connection["durationSeconds"].as_f64().unwrap() < 0.6,
             "{connection}"
         );
+    }
+}
+
+fn a_value_that_is_missing_is_no_mistake_of_the_definition() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.yaml");
+    let missing = |key: &str| format!("secret://missing/{key}");
+    write(
+        &file,
+        &[
+            document(
+                "a",
+                json!({"type": "redis", "url": "redis://h", "properties": {"database": missing("db")}}),
+            ),
+            document(
+                "b",
+                json!({"type": "postgres", "url": "postgres://u@h/db", "caCert": missing("ca"), "clientCert": missing("crt"), "clientKey": missing("key")}),
+            ),
+            document(
+                "c",
+                json!({"type": "http", "url": "http://h", "properties": {"expectedStatus": "env://NOWHERE", "bodyRegex": "file:///nowhere", "bearer": missing("token")}}),
+            ),
+            document(
+                "d",
+                json!({"type": "postgres", "secretRef": {"name": "missing"}}),
+            ),
+            document(
+                "e",
+                json!({"type": "postgres", "url": "postgres://h/db", "secretRef": {"name": "missing"}}),
+            ),
+            document(
+                "f",
+                json!({"type": "http", "url": missing("url"), "properties": {"bodyContains": 1}}),
+            ),
+        ],
+    );
+    let output = run(&["--check-config", file.to_str().unwrap()]);
+    assert_eq!(code(&output), 0, "{}", text(&output.stdout));
+    let output = run(&["--check-once", "--output", "json", file.to_str().unwrap()]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for connection in report["connections"].as_array().unwrap() {
+        assert_eq!(connection["reason"], "secret", "{connection}");
     }
 }
