@@ -46,13 +46,13 @@ pub async fn run(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Resu
     state.config_loaded(invalid as u64, loaded.errors.is_empty());
     let scheduler = Scheduler::new(state, options.concurrency);
     let connections = loaded.targets.len();
-    scheduler.apply(loaded.targets);
-    app.set_ready(true);
     let version = env!("CARGO_PKG_VERSION");
     info!(version, connections, invalid, listen = %addr, "conncheck is running");
     if connections == 0 {
         warn!("there is nothing to probe");
     }
+    scheduler.apply(loaded.targets);
+    app.set_ready(true);
 
     let first = signals.next().await;
     app.set_ready(false);

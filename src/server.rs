@@ -126,7 +126,7 @@ fn exposition(view: &Arc<View>, format: Format, gzip: bool) -> io::Result<Vec<u8
         render(view, format, &mut body)?;
         return Ok(body);
     }
-    // Most of it is the same all over: the fastest level leaves a twentieth.
+    // Most of it is the same all over: the fastest level leaves a twenty-fifth.
     let mut encoder = GzEncoder::new(body, Compression::fast());
     render(view, format, &mut encoder)?;
     encoder.flush()?;
