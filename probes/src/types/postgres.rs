@@ -250,6 +250,8 @@ const ALPN: &[u8] = b"postgresql";
 enum Answer {
     Encrypted(Line),
     Plain(Line),
+    /// It has TLS, and the handshake has failed.
+    Broken(Failure),
 }
 
 impl Postgres {
@@ -346,16 +348,15 @@ impl Postgres {
         };
         let first = match self.ask_for_tls(attempt, host, tls).await {
             Ok(Answer::Plain(line)) => return self.log_in(attempt, line).await,
-            Ok(Answer::Encrypted(line)) => self.log_in(attempt, line).await,
-            Err(failure) => Err(failure),
+            Ok(Answer::Encrypted(line)) => match self.log_in(attempt, line).await {
+                Err(failure) if is_refusal(&failure) => failure,
+                res => return res,
+            },
+            Ok(Answer::Broken(failure)) if failure.reason != Reason::Timeout => failure,
+            Ok(Answer::Broken(failure)) | Err(failure) => return Err(failure),
         };
-        match first {
-            Err(first) if is_refusal(&first) || is_about_tls(&first) => {
-                let second = self.log_in_plainly(attempt, host).await;
-                second.map_err(|second| more_telling(first, second))
-            }
-            res => res,
-        }
+        let second = self.log_in_plainly(attempt, host).await;
+        second.map_err(|second| more_telling(first, second))
     }
 
     async fn log_in_plainly(&self, attempt: &mut Attempt, host: &Host) -> Result<Session, Failure> {
@@ -371,6 +372,7 @@ impl Postgres {
     ) -> Result<Session, Failure> {
         match self.ask_for_tls(attempt, host, tls).await? {
             Answer::Encrypted(line) => self.log_in(attempt, line).await,
+            Answer::Broken(failure) => Err(failure),
             Answer::Plain(_) => Err(Cause::new(Reason::TlsOther, "the server does not offer TLS")
                 .hint("turn `ssl` on at the server, or use `sslmode=disable` (and no `caCert`)")
                 .in_phase(Phase::Tls)),
@@ -394,7 +396,10 @@ impl Postgres {
                 return Ok(Answer::Plain(Line::new(stream, None, &self.terms)));
             }
         }
-        let (stream, handshake) = attempt.tls(stream, tls, &host.name).await?;
+        let (stream, handshake) = match attempt.tls(stream, tls, &host.name).await {
+            Ok(encrypted) => encrypted,
+            Err(failure) => return Ok(Answer::Broken(failure)),
+        };
         if self.direct_tls && handshake.alpn.as_deref() != Some(ALPN) {
             return Err(Cause::protocol("the server does not say that it speaks Postgres inside TLS")
                 .hint("`sslnegotiation=direct` needs PostgreSQL 17, and nothing that ends TLS before it")
@@ -422,18 +427,6 @@ fn goes_on(failure: &Failure) -> bool {
 /// Whether the server said no to who we are: there may be another rule with TLS, or without it.
 fn is_refusal(failure: &Failure) -> bool {
     (failure.code.as_deref()).is_some_and(|code| code.starts_with("28"))
-}
-
-fn is_about_tls(failure: &Failure) -> bool {
-    failure.phase == Some(Phase::Tls)
-        && matches!(
-            failure.reason,
-            Reason::TlsExpired
-                | Reason::TlsNotYetValid
-                | Reason::TlsUnknownCa
-                | Reason::TlsNameMismatch
-                | Reason::TlsOther
-        )
 }
 
 /// Which of two failures at the same host says more. `no pg_hba.conf entry` only says that one of
@@ -913,6 +906,7 @@ impl From<tokio_postgres::Error> for Cause {
             "authentication error" => login_error(&source),
             "unexpected message from server" => {
                 Self::protocol("the server answered with a message that does not belong there")
+                    .hint("if `query` is a `COPY`, use another")
             }
             "error encoding message to server" => {
                 Self::new(Reason::Internal, format!("the message cannot be sent: {source}"))
