@@ -760,7 +760,9 @@ fn fault_of(
         .hint(
             "give the authority as `caCert`, or let the server send its intermediate certificates",
         ),
-        CertificateError::BadSignature => Cause::new(
+        // The second: the authority of that name has a key of another type.
+        CertificateError::BadSignature
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Cause::new(
             Reason::TlsUnknownCa,
             format!("the certificate was not signed by the `{issuer}` that is trusted"),
         )

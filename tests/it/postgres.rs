@@ -1,35 +1,88 @@
 //! `postgres` against real PostgreSQL.
+//!
+//! What comes of each `sslmode` at each server is a grid, compared as a whole. A cell is up as
+//! `plain`, `tls` or `verified`, or down for its reason. Whether a session is in TLS is asked of the
+//! server itself: [`IN_TLS`] fails where it is not.
+
+use std::fmt::Write as _;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use conncheck_probes::Outcome;
-use conncheck_rig::{PASSWORD, Postgres, PostgresKind, Rig, need};
-use serde_json::json;
+use conncheck_rig::faults::{self, Peer};
+use conncheck_rig::{Certified, PASSWORD, Postgres, PostgresKind, Rig, Skipped, need};
+use serde_json::{Value, json};
 
 use crate::check::{SHORT, assert_down, attempt, attempt_within, down, phases, up, with};
 
 crate::trials![
     logs_in_by_each_method,
-    each_sslmode_with_tls_by_choice_by_force_and_without,
-    each_sslmode_and_the_authority,
-    a_ca_cert_is_always_verified_against,
-    every_fault_of_a_certificate,
+    reads_a_url_and_a_keyword_string,
+    credentials_of_the_spec_win_over_the_url,
+    each_sslmode_where_tls_is_a_choice_a_must_and_not_to_be_had,
+    each_sslmode_and_certificate_without_an_authority,
+    each_sslmode_and_certificate_with_a_ca_cert,
+    each_sslmode_and_certificate_with_an_sslrootcert,
+    what_else_decides_about_a_certificate,
     client_certificates_missing_wrong_and_right,
     binds_the_login_to_the_channel,
+    direct_tls_at_a_server_that_is_too_old,
     speaks_over_a_unix_socket,
     wrong_missing_and_expired_credentials,
     what_the_server_says_no_to,
     the_query_decides,
+    names_itself_and_passes_options_on,
+    each_target_session_attrs_and_kind_of_server,
     several_hosts,
     a_stopped_process_is_a_timeout,
-    leaves_no_connection_and_no_complaint_behind,
+    a_query_that_hangs_is_a_timeout_in_the_request,
+    leaves_no_session_and_no_complaint_behind,
 ];
 
-/// `up`, `up tls` or `up tls verified`; or reason, phase and code.
+const SSLMODES: [&str; 6] = [
+    "disable",
+    "allow",
+    "prefer",
+    "require",
+    "verify-ca",
+    "verify-full",
+];
+
+/// Fails with a division by zero where the session is not in TLS.
+const IN_TLS: &str = "SELECT 1 / (SELECT ssl::int FROM pg_stat_ssl WHERE pid = pg_backend_pid())";
+
+/// An authority that is called as the rig's is, with a key of another type (Ed25519).
+const NAMESAKE: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBSDCB+6ADAgECAhRh+2Z5eCCLDc+QEzfp94J49q37rTAFBgMrZXAwETEPMA0G
+A1UEAwwGcmlnIENBMCAXDTI2MTEyMjA5MzYwMloYDzIxMjYxMDI5MDkzNjAyWjAR
+MQ8wDQYDVQQDDAZyaWcgQ0EwKjAFBgMrZXADIQCipNSXydSiCJG1qMpzupp0LvnZ
+8QfbdHEi0n1MnnOd5aNjMGEwHQYDVR0OBBYEFKqIX0tPF9bzs4O1Z4dyWy9LGQqk
+MB8GA1UdIwQYMBaAFKqIX0tPF9bzs4O1Z4dyWy9LGQqkMA8GA1UdEwEB/wQFMAMB
+Af8wDgYDVR0PAQH/BAQDAgIEMAUGAytlcANBAGTBHg46BbjCSD6CfGPagVJ5AQB+
+oQDK1GHxupCvxi5NWSJ7rOsn38QeuWjHkjTZVzfBN7owVxTCJZcEDeJC9go=
+-----END CERTIFICATE-----
+";
+
+fn spec(server: &Postgres, user: &str, options: &str) -> Value {
+    json!({"type": "postgres", "url": format!("{}?{options}", server.url(user))})
+}
+
+fn query(query: &str) -> Value {
+    json!({"properties": {"query": query}})
+}
+
+/// One that nobody else talks to, so that it may be paused and its log belongs to the test.
+fn own(name: &str) -> Result<Postgres, Skipped> {
+    let rig = Rig::shared();
+    Ok(Postgres::builder(rig.pki(), rig.dir()).name(name).start()?)
+}
+
+/// `up`, or reason, phase and code.
 fn summary(outcome: &Outcome) -> String {
-    match (&outcome.result, &outcome.tls) {
-        (Ok(()), None) => "up".to_owned(),
-        (Ok(()), Some(tls)) if tls.verified => "up tls verified".to_owned(),
-        (Ok(()), Some(_)) => "up tls".to_owned(),
-        (Err(failure), _) => format!(
+    match &outcome.result {
+        Ok(()) => "up".to_owned(),
+        Err(failure) => format!(
             "{} {} {}",
             failure.reason,
             failure.phase.map_or("-", |phase| phase.as_str()),
@@ -38,425 +91,685 @@ fn summary(outcome: &Outcome) -> String {
     }
 }
 
-/// Attempts at `server` with these options in the URL.
-fn with_options(server: &Postgres, user: &str, options: &str) -> Outcome {
-    attempt(&json!({"type": "postgres", "url": format!("{}?{options}", server.url(user))}))
+/// Options of the URL, and what comes of them: its summary, and words of the message.
+#[track_caller]
+fn check(server: &Postgres, user: &str, rows: &[(&str, &str, &str)]) {
+    for (options, expected, says) in rows {
+        let outcome = attempt(&spec(server, user, options));
+        assert_eq!(summary(&outcome), *expected, "{options}: {outcome:#?}");
+        if let Err(failure) = &outcome.result {
+            assert!(failure.message.contains(says), "{options}: {failure:#?}");
+        }
+    }
 }
 
+/// Compares a grid with what it should be, as text.
 #[track_caller]
-fn table(server: &Postgres, user: &str, rows: &[(&str, &str)]) {
-    for (options, expected) in rows {
-        let outcome = with_options(server, user, options);
-        println!("{user:<10} {options:<40} {}", summary(&outcome));
-        if let Err(failure) = &outcome.result {
-            println!(
-                "           {} | {}",
-                failure.message,
-                failure.hint.as_deref().unwrap_or("-")
-            );
-        }
-        assert_eq!(
-            summary(&outcome),
-            *expected,
-            "{user} {options}: {outcome:#?}"
+fn check_grid<C>(
+    rows: &[&str],
+    columns: &[(&str, C)],
+    cell: impl Fn(&str, &C) -> String,
+    expected: &str,
+) {
+    let mut grid = String::new();
+    let mut line = |row: &str, cells: Vec<String>| {
+        let cells: String = cells.iter().map(|cell| format!("{cell:<20}")).collect();
+        writeln!(grid, "{}", format!("{row:<16}{cells}").trim_end()).unwrap();
+    };
+    line(
+        "",
+        columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
+    );
+    for row in rows {
+        line(
+            row,
+            columns
+                .iter()
+                .map(|(_, column)| cell(row, column))
+                .collect(),
         );
     }
+    assert!(grid == expected.trim_start_matches('\n'), "it is\n{grid}");
+}
+
+/// The cell of an attempt that asked [`IN_TLS`].
+fn cell(outcome: &Outcome) -> String {
+    match (&outcome.result, &outcome.tls) {
+        (Ok(()), Some(tls)) if tls.verified => "verified".to_owned(),
+        (Ok(()), Some(_)) => "tls".to_owned(),
+        (Ok(()), None) => panic!("in TLS, and nothing recorded: {outcome:#?}"),
+        (Err(failure), _) => match failure.code.as_deref() {
+            Some("22012") => "plain".to_owned(),
+            Some(code) => format!("{} {code}", failure.reason),
+            None => failure.reason.to_string(),
+        },
+    }
+}
+
+/// Expects this certificate to have been recorded.
+#[track_caller]
+fn assert_recorded(outcome: &Outcome, certificate: &Certified) {
+    let tls = outcome.tls.as_ref().expect("recorded");
+    assert_eq!(
+        tls.earliest_expiry.map(|time| time.as_second()),
+        Some(certificate.not_after),
+        "{outcome:#?}"
+    );
+    assert!(tls.subject.is_some() && tls.issuer.is_some(), "{tls:?}");
 }
 
 fn logs_in_by_each_method() {
     let postgres = need!(Rig::shared().postgres());
+    let version = postgres.sql("app", "show server_version").unwrap();
+    let version = version[0][0]
+        .as_deref()
+        .and_then(|text| text.split(' ').next());
+    let version = format!("PostgreSQL {}", version.expect("a version"));
     for user in ["probe", "md5user", "clear", "nopw"] {
-        let outcome = up(json!({"type": "postgres", "url": postgres.url(user)}));
+        let outcome = up(spec(postgres, user, "sslmode=require"));
         assert_eq!(
             phases(&outcome),
             ["resolve", "connect", "tls", "auth", "request"],
             "{user}"
         );
-        let server = outcome.server.expect("its version");
-        assert!(server.starts_with("PostgreSQL 1"), "{server}");
-        assert!(!server.contains('('), "{server}");
-    }
-    let outcome = with_options(postgres, "probe", "sslmode=disable");
-    assert_eq!(phases(&outcome), ["resolve", "connect", "auth", "request"]);
-    let keywords = format!(
-        "host=127.0.0.1 port={} user=nobody password=nothing dbname=app sslmode=require",
-        postgres.port()
-    );
-    let spec =
-        json!({"type": "postgresql", "url": keywords, "username": "probe", "password": PASSWORD});
-    assert_eq!(phases(&up(spec)), ["connect", "tls", "auth", "request"]);
-}
-
-fn each_sslmode_with_tls_by_choice_by_force_and_without() {
-    let postgres = need!(Rig::shared().postgres());
-    table(
-        postgres,
-        "probe",
-        &[
-            ("", "up tls"),
-            ("sslmode=disable", "up"),
-            ("sslmode=allow", "up"),
-            ("sslmode=prefer", "up tls"),
-            ("sslmode=require", "up tls"),
-        ],
-    );
-    table(
-        postgres,
-        "tlsonly",
-        &[
-            ("sslmode=disable", "auth auth 28000"),
-            ("sslmode=allow", "up tls"),
-            ("sslmode=prefer", "up tls"),
-            ("sslmode=require", "up tls"),
-        ],
-    );
-    table(
-        postgres,
-        "plainonly",
-        &[
-            ("sslmode=disable", "up"),
-            ("sslmode=allow", "up"),
-            // What TLS showed is kept, though the login went without it in the end.
-            ("sslmode=prefer", "up tls"),
-            ("sslmode=require", "auth auth 28000"),
-        ],
-    );
-    let without = need!(Rig::shared().postgres_of(PostgresKind::NoTls));
-    table(
-        without,
-        "probe",
-        &[
-            ("sslmode=disable", "up"),
-            ("sslmode=allow", "up"),
-            ("sslmode=prefer", "up"),
-            ("sslmode=require", "tls_other tls -"),
-            ("sslmode=verify-ca", "tls_other tls -"),
-            ("sslmode=verify-full", "tls_other tls -"),
-        ],
-    );
-    table(
-        without,
-        "tlsonly",
-        &[
-            ("sslmode=prefer", "auth auth 28000"),
-            ("sslmode=allow", "auth auth 28000"),
-        ],
-    );
-}
-
-fn each_sslmode_and_the_authority() {
-    let postgres = need!(Rig::shared().postgres());
-    let pki = Rig::shared().pki();
-    let ca = pki.ca.cert_path.display();
-    let other = pki.other_ca.cert_path.display();
-    table(
-        postgres,
-        "probe",
-        &[
-            ("sslmode=verify-ca", "tls_unknown_ca tls -"),
-            ("sslmode=verify-full", "tls_unknown_ca tls -"),
-            ("sslrootcert=system", "tls_unknown_ca tls -"),
-            (&format!("sslmode=verify-ca&sslrootcert={ca}"), "up tls"),
-            (
-                &format!("sslmode=verify-full&sslrootcert={ca}"),
-                "up tls verified",
-            ),
-            (&format!("sslmode=require&sslrootcert={ca}"), "up tls"),
-            (
-                &format!("sslmode=require&sslrootcert={other}"),
-                "tls_unknown_ca tls -",
-            ),
-            // As in libpq: it falls back to plain text.
-            (&format!("sslmode=prefer&sslrootcert={other}"), "up tls"),
-            ("sslmode=require&ssl_max_protocol_version=TLSv1.2", "up tls"),
-            ("sslmode=require&sslsni=0", "up tls"),
-        ],
-    );
-    let outcome = with_options(
-        postgres,
-        "probe",
-        "sslmode=require&ssl_max_protocol_version=TLSv1.2",
-    );
-    assert_eq!(outcome.tls.unwrap().version.as_deref(), Some("TLSv1.2"));
-    let intermediate = need!(Rig::shared().postgres_of(PostgresKind::Intermediate));
-    table(
-        intermediate,
-        "probe",
-        &[(
-            &format!("sslmode=verify-full&sslrootcert={ca}"),
-            "up tls verified",
-        )],
-    );
-}
-
-fn a_ca_cert_is_always_verified_against() {
-    let pki = Rig::shared().pki();
-    let postgres = need!(Rig::shared().postgres());
-    let without = need!(Rig::shared().postgres_of(PostgresKind::NoTls));
-    let spec = |server: &Postgres, mode: &str, ca: &str| json!({"type": "postgres", "url": format!("{}?sslmode={mode}", server.url("probe")), "caCert": ca});
-    for mode in ["allow", "prefer", "require", "verify-ca"] {
+        assert_eq!(outcome.server.as_deref(), Some(version.as_str()));
+        let outcome = up(spec(postgres, user, "sslmode=disable"));
         assert_eq!(
-            summary(&up(spec(postgres, mode, &pki.ca.cert_pem))),
-            "up tls"
+            phases(&outcome),
+            ["resolve", "connect", "auth", "request"],
+            "{user}"
         );
-        down(
-            spec(postgres, mode, &pki.other_ca.cert_pem),
-            "tls_unknown_ca",
-            "tls",
-            "",
-        );
-        down(
-            spec(without, mode, &pki.ca.cert_pem),
-            "tls_other",
-            "tls",
-            "",
-        );
-        let careless = json!({"insecureSkipVerify": true});
-        up(with(spec(postgres, mode, &pki.other_ca.cert_pem), careless));
     }
-    let full = spec(postgres, "verify-full", &pki.ca.cert_pem);
-    assert_eq!(summary(&up(full)), "up tls verified");
-    up(spec(without, "disable", &pki.ca.cert_pem));
-}
-
-fn every_fault_of_a_certificate() {
-    let pki = Rig::shared().pki();
-    for (kind, certificate, reason) in [
-        (PostgresKind::Expired, &pki.expired, "tls_expired"),
-        (
-            PostgresKind::NotYetValid,
-            &pki.not_yet_valid,
-            "tls_not_yet_valid",
-        ),
-        (
-            PostgresKind::WrongName,
-            &pki.wrong_name,
-            "tls_name_mismatch",
-        ),
-        (PostgresKind::UnknownCa, &pki.unknown_ca, "tls_unknown_ca"),
-        (PostgresKind::SelfSigned, &pki.self_signed, "tls_unknown_ca"),
+    // Each was asked for what it is there for.
+    for (user, method) in [
+        ("probe", "scram-sha-256"),
+        ("md5user", "md5"),
+        ("clear", "password"),
+        ("nopw", "none"),
     ] {
-        let postgres = need!(Rig::shared().postgres_of(kind));
-        let url = format!("{}?sslmode=verify-full", postgres.url("probe"));
-        let spec = json!({"type": "postgres", "url": url, "caCert": pki.ca.cert_pem});
-        let outcome = down(spec.clone(), reason, "tls", "");
-        let tls = outcome.tls.expect("recorded before it was judged");
-        assert!(!tls.verified);
+        up(spec(postgres, user, &format!("require_auth={method}")));
+        let outcome = attempt(&spec(postgres, user, &format!("require_auth=!{method}")));
+        assert_down(&outcome, "auth", "auth", "");
+        let message = outcome.result.unwrap_err().message;
+        assert!(message.contains(&format!("`{method}`")), "{message}");
+    }
+}
+
+fn reads_a_url_and_a_keyword_string() {
+    let postgres = need!(Rig::shared().postgres());
+    let port = postgres.port();
+    for url in [
+        format!("postgresql://probe:{PASSWORD}@127.0.0.1:{port}/app"),
+        format!("postgres://127.0.0.1:{port}/app?user=probe&password={PASSWORD}"),
+        format!("postgres:///app?hostaddr=127.0.0.1&port={port}&user=probe&password={PASSWORD}"),
+        format!("host=127.0.0.1 port={port} user=probe password='{PASSWORD}' dbname=app"),
+        format!("hostaddr=127.0.0.1 port = {port} user=probe password={PASSWORD} dbname='app'"),
+    ] {
+        let outcome = up(json!({"type": "postgresql", "url": url}));
         assert_eq!(
-            tls.earliest_expiry.map(|time| time.as_second()),
-            Some(certificate.not_after)
-        );
-        let careless = up(with(
-            spec,
-            json!({"properties": {"insecureSkipVerify": true}}),
-        ));
-        assert!(!careless.tls.expect("recorded").verified);
-        // `prefer` does not look at it.
-        let outcome = up(json!({"type": "postgres", "url": postgres.url("probe")}));
-        assert_eq!(
-            outcome
-                .tls
-                .expect("recorded")
-                .earliest_expiry
-                .map(|time| time.as_second()),
-            Some(certificate.not_after)
+            phases(&outcome),
+            ["connect", "tls", "auth", "request"],
+            "{url}"
         );
     }
-    let postgres = need!(Rig::shared().postgres_of(PostgresKind::WrongName));
-    let url = |mode: &str| format!("{}?sslmode={mode}", postgres.url("probe"));
-    up(json!({"type": "postgres", "url": url("verify-ca"), "caCert": pki.ca.cert_pem}));
-    up(json!({
-        "type": "postgres", "url": url("verify-full"), "caCert": pki.ca.cert_pem,
-        "properties": {"serverName": "elsewhere.test"},
-    }));
+    // As in libpq, a database that is not named is called as the user is.
+    let url = format!("postgres://probe:{PASSWORD}@localhost:{port}");
+    let outcome = down(
+        json!({"type": "postgres", "url": url}),
+        "not_found",
+        "auth",
+        "3D000",
+    );
+    let hint = outcome.result.unwrap_err().hint.expect("a hint");
+    assert!(hint.contains("end of the URL"), "{hint}");
+}
+
+fn credentials_of_the_spec_win_over_the_url() {
+    let postgres = need!(Rig::shared().postgres());
+    let port = postgres.port();
+    for url in [
+        format!("postgres://nobody:nothing@localhost:{port}/app"),
+        format!("host=localhost port={port} user=nobody password=nothing dbname=app"),
+        format!("postgres://$(username):$(password)@localhost:{port}/app"),
+        format!("host=localhost port={port} user=$(username) password=$(password) dbname=app"),
+    ] {
+        up(json!({"type": "postgres", "url": url, "username": "probe", "password": PASSWORD}));
+    }
+}
+
+fn each_sslmode_where_tls_is_a_choice_a_must_and_not_to_be_had() {
+    let main = need!(Rig::shared().postgres());
+    let without = need!(Rig::shared().postgres_of(PostgresKind::NoTls));
+    check_grid(
+        &SSLMODES[..4],
+        &[
+            ("probe", (main, "probe")),
+            ("tlsonly", (main, "tlsonly")),
+            ("plainonly", (main, "plainonly")),
+            ("no TLS: probe", (without, "probe")),
+            ("no TLS: tlsonly", (without, "tlsonly")),
+        ],
+        |mode, (server, user)| {
+            let spec = spec(server, user, &format!("sslmode={mode}"));
+            cell(&attempt(&with(spec, query(IN_TLS))))
+        },
+        "
+                probe               tlsonly             plainonly           no TLS: probe       no TLS: tlsonly
+disable         plain               auth 28000          plain               plain               auth 28000
+allow           plain               tls                 plain               plain               auth 28000
+prefer          tls                 tls                 plain               plain               auth 28000
+require         tls                 tls                 auth 28000          tls_other           tls_other
+",
+    );
+    let ca = Rig::shared().pki().ca.cert_path.display();
+    for options in [
+        "sslmode=require",
+        &format!("sslmode=verify-ca&sslrootcert={ca}"),
+        &format!("sslmode=verify-full&sslrootcert={ca}"),
+    ] {
+        check(
+            without,
+            "probe",
+            &[(options, "tls_other tls -", "does not offer TLS")],
+        );
+    }
+    let outcome = attempt(&spec(main, "tlsonly", "sslmode=disable"));
+    let hint = outcome.result.unwrap_err().hint.expect("a hint");
+    assert!(hint.contains("sslmode=require"), "{hint}");
+}
+
+/// Every mode at a server with each of the certificates, with `more` in the URL or the definition.
+#[track_caller]
+fn each_certificate(more: &dyn Fn(&str) -> (String, Value), expected: &str) {
+    let rig = Rig::shared();
+    let pki = rig.pki();
+    let mut servers = Vec::new();
+    for (kind, certificate) in [
+        (PostgresKind::Main, &pki.server),
+        (PostgresKind::Intermediate, &pki.intermediate),
+        (PostgresKind::WrongName, &pki.wrong_name),
+        (PostgresKind::UnknownCa, &pki.unknown_ca),
+        (PostgresKind::SelfSigned, &pki.self_signed),
+        (PostgresKind::Expired, &pki.expired),
+        (PostgresKind::NotYetValid, &pki.not_yet_valid),
+    ] {
+        let server = need!(rig.postgres_of(kind));
+        servers.push((certificate.name, (server, certificate)));
+    }
+    check_grid(
+        &SSLMODES,
+        &servers,
+        |mode, (server, certificate)| {
+            let (options, more) = more(mode);
+            let spec = with(spec(server, "nopw", &options), query(IN_TLS));
+            let outcome = attempt(&with(spec, more));
+            let cell = cell(&outcome);
+            match (mode, cell.as_str()) {
+                ("disable" | "allow", "plain") => assert!(outcome.tls.is_none(), "{outcome:#?}"),
+                // Recorded before it is judged.
+                _ => assert_recorded(&outcome, certificate),
+            }
+            assert_eq!(
+                outcome.tls.is_some_and(|tls| tls.verified),
+                cell == "verified"
+            );
+            cell
+        },
+        expected,
+    );
+}
+
+fn each_sslmode_and_certificate_without_an_authority() {
+    each_certificate(
+        &|mode| (format!("sslmode={mode}"), json!({})),
+        "
+                server              intermediate        wrong_name          unknown_ca          self_signed         expired             not_yet_valid
+disable         plain               plain               plain               plain               plain               plain               plain
+allow           plain               plain               plain               plain               plain               plain               plain
+prefer          tls                 tls                 tls                 tls                 tls                 tls                 tls
+require         tls                 tls                 tls                 tls                 tls                 tls                 tls
+verify-ca       tls_unknown_ca      tls_unknown_ca      tls_unknown_ca      tls_unknown_ca      tls_unknown_ca      tls_expired         tls_not_yet_valid
+verify-full     tls_unknown_ca      tls_unknown_ca      tls_unknown_ca      tls_unknown_ca      tls_unknown_ca      tls_expired         tls_not_yet_valid
+",
+    );
+}
+
+/// A `caCert` is always verified against, so every mode but `disable` then wants TLS.
+fn each_sslmode_and_certificate_with_a_ca_cert() {
+    let ca = &Rig::shared().pki().ca.cert_pem;
+    each_certificate(
+        &|mode| (format!("sslmode={mode}"), json!({"caCert": ca})),
+        "
+                server              intermediate        wrong_name          unknown_ca          self_signed         expired             not_yet_valid
+disable         plain               plain               plain               plain               plain               plain               plain
+allow           tls                 tls                 tls                 tls_unknown_ca      tls_unknown_ca      tls_expired         tls_not_yet_valid
+prefer          tls                 tls                 tls                 tls_unknown_ca      tls_unknown_ca      tls_expired         tls_not_yet_valid
+require         tls                 tls                 tls                 tls_unknown_ca      tls_unknown_ca      tls_expired         tls_not_yet_valid
+verify-ca       tls                 tls                 tls                 tls_unknown_ca      tls_unknown_ca      tls_expired         tls_not_yet_valid
+verify-full     verified            verified            tls_name_mismatch   tls_unknown_ca      tls_unknown_ca      tls_expired         tls_not_yet_valid
+",
+    );
+}
+
+/// As in libpq: `prefer` goes on without TLS where the certificate is bad.
+fn each_sslmode_and_certificate_with_an_sslrootcert() {
+    let ca = Rig::shared().pki().ca.cert_path.display();
+    each_certificate(
+        &|mode| (format!("sslmode={mode}&sslrootcert={ca}"), json!({})),
+        "
+                server              intermediate        wrong_name          unknown_ca          self_signed         expired             not_yet_valid
+disable         plain               plain               plain               plain               plain               plain               plain
+allow           plain               plain               plain               plain               plain               plain               plain
+prefer          tls                 tls                 tls                 plain               plain               plain               plain
+require         tls                 tls                 tls                 tls_unknown_ca      tls_unknown_ca      tls_expired         tls_not_yet_valid
+verify-ca       tls                 tls                 tls                 tls_unknown_ca      tls_unknown_ca      tls_expired         tls_not_yet_valid
+verify-full     verified            verified            tls_name_mismatch   tls_unknown_ca      tls_unknown_ca      tls_expired         tls_not_yet_valid
+",
+    );
+}
+
+fn what_else_decides_about_a_certificate() {
+    let postgres = need!(Rig::shared().postgres());
+    let wrong_name = need!(Rig::shared().postgres_of(PostgresKind::WrongName));
+    let pki = Rig::shared().pki();
+    let tls_of = |server: &Postgres, options: &str, more: Value| {
+        let spec = with(spec(server, "nopw", options), query(IN_TLS));
+        cell(&attempt(&with(spec, more)))
+    };
+    let full = |more: Value| tls_of(wrong_name, "sslmode=verify-full", more);
+    let (ca, other) = (&pki.ca.cert_pem, &pki.other_ca.cert_pem);
+    let named = json!({"caCert": ca, "properties": {"serverName": "elsewhere.test"}});
+    assert_eq!(full(named), "verified");
+    let careless = json!({"caCert": other, "insecureSkipVerify": true});
+    assert_eq!(full(careless), "tls");
+    let careless = json!({"caCert": other, "properties": {"insecureSkipVerify": true}});
+    assert_eq!(full(careless), "tls");
+
+    // The definition's authority wins over the URL's.
+    let other_path = pki.other_ca.cert_path.display();
+    let options = format!("sslmode=verify-full&sslrootcert={other_path}");
+    assert_eq!(tls_of(postgres, &options, json!({})), "tls_unknown_ca");
+    assert_eq!(
+        tls_of(postgres, &options, json!({"caCert": ca})),
+        "verified"
+    );
+    let options = "sslmode=verify-ca";
+    let namesake = with(spec(postgres, "nopw", options), json!({"caCert": NAMESAKE}));
+    let outcome = down(namesake, "tls_unknown_ca", "tls", "");
+    let message = outcome.result.unwrap_err().message;
+    assert!(
+        message.contains("not signed by the `CN=rig CA`"),
+        "{message}"
+    );
+    // libpq's short way to say `verify-full` and nobody of our own.
+    let system = tls_of(postgres, "sslrootcert=system", json!({}));
+    assert_eq!(system, "tls_unknown_ca");
+    assert_eq!(
+        tls_of(postgres, "sslmode=require&sslsni=0", json!({})),
+        "tls"
+    );
+    for version in ["TLSv1.2", "TLSv1.3"] {
+        let options = format!(
+            "sslmode=require&ssl_min_protocol_version={version}&ssl_max_protocol_version={version}"
+        );
+        let outcome = up(spec(postgres, "nopw", &options));
+        let tls = outcome.tls.expect("recorded");
+        assert_eq!(tls.version.as_deref(), Some(version));
+        assert_eq!(tls.subject.as_deref(), Some("CN=localhost"));
+        assert_eq!(tls.issuer.as_deref(), Some("CN=rig CA"));
+    }
 }
 
 fn client_certificates_missing_wrong_and_right() {
     let postgres = need!(Rig::shared().postgres());
     let pki = Rig::shared().pki();
     for user in ["certonly", "pwcert"] {
-        let url = format!("{}?sslmode=require", postgres.url(user));
-        let spec = json!({"type": "postgres", "url": url});
-        let with_client = |client: &conncheck_rig::Certified| {
-            with(
-                spec.clone(),
-                json!({"clientCert": client.cert_pem, "clientKey": client.key_pem}),
-            )
+        let bare = spec(postgres, user, "sslmode=require");
+        let with_client = |client: &Certified| {
+            let more = json!({"clientCert": client.cert_pem, "clientKey": client.key_pem});
+            with(bare.clone(), more)
         };
-        let outcome = down(spec.clone(), "auth", "auth", "28000");
+        let outcome = down(bare.clone(), "auth", "auth", "28000");
         let hint = outcome.result.unwrap_err().hint.expect("a hint");
         assert!(hint.contains("clientCert"), "{hint}");
-        down(
-            with_client(&pki.client_unknown_ca),
-            "tls_other",
-            "tls",
-            "unknown_ca",
-        );
-        down(
-            with_client(&pki.client_expired),
-            "tls_other",
-            "tls",
-            "certificate_expired",
-        );
+        let unknown = with_client(&pki.client_unknown_ca);
+        down(unknown, "tls_other", "tls", "unknown_ca");
+        let expired = with_client(&pki.client_expired);
+        let outcome = down(expired, "tls_other", "tls", "certificate_expired");
+        let expiry = |outcome: &Outcome| outcome.credential_expiry.map(|time| time.as_second());
+        assert_eq!(expiry(&outcome), Some(pki.client_expired.not_after));
         let outcome = up(with_client(&pki.client));
-        assert_eq!(
-            outcome.credential_expiry.map(|time| time.as_second()),
-            Some(pki.client.not_after)
-        );
-        let (cert, key) = (
-            pki.client.cert_path.display(),
-            pki.client.key_path.display(),
-        );
+        assert_eq!(expiry(&outcome), Some(pki.client.not_after));
+
+        let cert = pki.client.cert_path.display();
+        let key = pki.client.key_path.display();
         let paths = format!("sslmode=require&sslcert={cert}&sslkey={key}");
-        table(
-            postgres,
-            user,
-            &[
-                (&paths, "up tls"),
-                (&format!("{paths}&sslcertmode=disable"), "auth auth 28000"),
-            ],
-        );
+        let outcome = up(spec(postgres, user, &paths));
+        assert_eq!(expiry(&outcome), Some(pki.client.not_after));
+        let kept_back = format!("{paths}&sslcertmode=disable");
+        let outcome = attempt(&spec(postgres, user, &kept_back));
+        assert_down(&outcome, "auth", "auth", "28000");
+        assert_eq!(expiry(&outcome), None);
     }
+    let client = json!({"clientCert": pki.client.cert_pem, "clientKey": pki.client.key_pem});
+    // The certificate alone is enough for one, and not for the other.
+    let url = |user: &str| format!("postgres://{user}@localhost:{}/app", postgres.port());
+    let spec = |user: &str| {
+        with(
+            json!({"type": "postgres", "url": url(user)}),
+            client.clone(),
+        )
+    };
+    up(spec("certonly"));
+    down(spec("pwcert"), "auth", "auth", "");
+    let wrong = with(spec("pwcert"), json!({"password": "wrong"}));
+    down(wrong, "auth", "auth", "28P01");
 }
 
 fn binds_the_login_to_the_channel() {
     let postgres = need!(Rig::shared().postgres());
-    table(
+    let unbound = "not bound to the TLS channel";
+    check(
         postgres,
         "probe",
         &[
-            ("sslmode=require&channel_binding=require", "up tls"),
-            ("sslmode=require&channel_binding=disable", "up tls"),
+            ("sslmode=require&channel_binding=require", "up", ""),
+            ("sslmode=require&channel_binding=prefer", "up", ""),
+            ("sslmode=require&channel_binding=disable", "up", ""),
             (
                 "sslmode=require&channel_binding=require&ssl_max_protocol_version=TLSv1.2",
-                "up tls",
+                "up",
+                "",
             ),
-            ("sslmode=allow&channel_binding=require", "auth auth -"),
-            ("require_auth=scram-sha-256", "up tls"),
-            ("require_auth=md5,password", "auth auth -"),
+            (
+                "sslmode=allow&channel_binding=require",
+                "auth auth -",
+                unbound,
+            ),
         ],
     );
-    table(
+    let bound = (
+        "sslmode=require&channel_binding=require",
+        "auth auth -",
+        unbound,
+    );
+    for user in ["md5user", "clear", "nopw"] {
+        check(postgres, user, &[bound]);
+    }
+    let without = need!(Rig::shared().postgres_of(PostgresKind::NoTls));
+    let plain = (
+        "sslmode=prefer&channel_binding=require",
+        "auth auth -",
+        unbound,
+    );
+    check(without, "probe", &[plain]);
+}
+
+/// A server before 17 takes the handshake for a very long message, and hangs up.
+fn direct_tls_at_a_server_that_is_too_old() {
+    let postgres = need!(Rig::shared().postgres());
+    let outcome = attempt(&spec(
         postgres,
-        "md5user",
-        &[
-            ("sslmode=require&channel_binding=require", "auth auth -"),
-            ("require_auth=!md5", "auth auth -"),
-            ("require_auth=md5", "up tls"),
-        ],
-    );
-    table(
-        postgres,
-        "nopw",
-        &[
-            ("require_auth=none", "up tls"),
-            ("require_auth=!none", "auth auth -"),
-        ],
-    );
+        "probe",
+        "sslmode=require&sslnegotiation=direct",
+    ));
+    let failure = outcome.result.expect_err("too old for it");
+    assert_eq!(failure.reason.as_str(), "connect_reset", "{failure:?}");
+    assert_eq!(failure.phase.map(|phase| phase.as_str()), Some("tls"));
+    let hint = failure.hint.expect("a hint");
+    assert!(hint.contains("PostgreSQL 17"), "{hint}");
 }
 
 fn speaks_over_a_unix_socket() {
     let postgres = need!(Rig::shared().postgres());
-    let socket = postgres.socket_dir();
-    let spec = |mode: &str| {
-        json!({
-            "type": "postgres", "username": "probe", "password": PASSWORD,
-            "url": format!("postgres:///app?host={}&port={}&sslmode={mode}", socket.display(), postgres.port()),
-        })
-    };
-    for mode in ["prefer", "require"] {
-        assert_eq!(phases(&up(spec(mode))), ["connect", "auth", "request"]);
+    let (dir, port) = (postgres.socket_dir(), postgres.port());
+    let dir = dir.display();
+    let encoded = dir.to_string().replace('/', "%2F");
+    let ca = &Rig::shared().pki().ca.cert_pem;
+    let login = json!({"type": "postgres", "username": "probe", "password": PASSWORD});
+    let at = |url: &str| with(login.clone(), json!({"url": url}));
+    for url in [
+        format!("postgres:///app?host={dir}&port={port}"),
+        format!("postgres://{encoded}:{port}/app"),
+        format!("postgres://probe@{encoded}:{port}/app?sslmode=require"),
+        format!("host={dir} port={port} dbname=app"),
+    ] {
+        let outcome = up(at(&url));
+        assert_eq!(phases(&outcome), ["connect", "auth", "request"], "{url}");
+        assert!(outcome.tls.is_none());
     }
-    let url = "postgres://probe@%2Fnowhere/app";
-    down(
-        json!({"type": "postgres", "url": url}),
+    // There is no TLS on a socket, and nothing to verify.
+    let url = format!("postgres://{encoded}:{port}/app?sslmode=verify-full");
+    up(with(at(&url), json!({"caCert": ca})));
+    let wrong = with(at(&url), json!({"password": "wrong"}));
+    down(wrong, "auth", "auth", "28P01");
+    let outcome = down(
+        at("postgres://%2Fnowhere/app"),
         "connect_refused",
         "connect",
         "",
     );
+    let message = outcome.result.unwrap_err().message;
+    assert!(message.contains("/nowhere/.s.PGSQL.5432"), "{message}");
 }
 
 fn wrong_missing_and_expired_credentials() {
     let postgres = need!(Rig::shared().postgres());
-    let spec = json!({"type": "postgres", "url": postgres.url("probe")});
-    down(
-        with(spec, json!({"password": "wrong"})),
-        "auth",
-        "auth",
-        "28P01",
-    );
+    for user in ["probe", "md5user", "clear"] {
+        for mode in ["disable", "require"] {
+            let spec = spec(postgres, user, &format!("sslmode={mode}"));
+            let wrong = with(spec, json!({"password": "wrong"}));
+            down(wrong, "auth", "auth", "28P01");
+        }
+    }
     let bare = format!("postgres://probe@localhost:{}/app", postgres.port());
     let outcome = down(json!({"type": "postgres", "url": bare}), "auth", "auth", "");
     let hint = outcome.result.unwrap_err().hint.expect("a hint");
     assert!(hint.contains("secretRef"), "{hint}");
-    table(postgres, "expired", &[("", "auth auth 28P01")]);
-    table(postgres, "nologin1", &[("", "auth auth 28000")]);
-    table(
+    check(postgres, "expired", &[("", "auth auth 28P01", "password")]);
+    check(
+        postgres,
+        "nologin1",
+        &[("", "auth auth 28000", "not permitted to log in")],
+    );
+    let stranger = "no pg_hba.conf entry";
+    check(
         postgres,
         "stranger",
         &[
-            ("sslmode=disable", "auth auth 28000"),
-            ("sslmode=prefer", "auth auth 28000"),
+            ("sslmode=disable", "auth auth 28000", stranger),
+            ("sslmode=prefer", "auth auth 28000", stranger),
         ],
     );
+    // Over the socket the server asks a stranger for a password, and does not tell that there is no
+    // such role.
+    let url = format!(
+        "host={} port={} user=stranger password={PASSWORD} dbname=app",
+        postgres.socket_dir().display(),
+        postgres.port()
+    );
+    let outcome = down(
+        json!({"type": "postgres", "url": url}),
+        "auth",
+        "auth",
+        "28P01",
+    );
+    let hint = outcome.result.unwrap_err().hint.expect("a hint");
+    assert!(hint.contains("no such user"), "{hint}");
 }
 
 fn what_the_server_says_no_to() {
     let postgres = need!(Rig::shared().postgres());
-    table(postgres, "lim", &[("", "unavailable auth 53300")]);
-    table(
+    let limit = "too many connections for role";
+    check(postgres, "lim", &[("", "unavailable auth 53300", limit)]);
+    check(
         postgres,
         "probe",
         &[
-            ("dbname=nowhere", "not_found auth 3D000"),
-            ("dbname=closed", "permission auth 42501"),
-            ("options=-c%20statement_timeout%3D2s", "up tls"),
-            ("options=-c%20no_such_setting%3D1", "assertion auth 42704"),
-            ("options=-c%20statement_timeout%3Dx", "assertion auth 22023"),
+            (
+                "dbname=nowhere",
+                "not_found auth 3D000",
+                "database \"nowhere\" does not exist",
+            ),
+            (
+                "dbname=closed",
+                "permission auth 42501",
+                "permission denied for database \"closed\"",
+            ),
+            (
+                "options=-c%20no_such_setting%3D1",
+                "assertion auth 42704",
+                "\"no_such_setting\"",
+            ),
+            (
+                "options=-c%20statement_timeout%3Dx",
+                "assertion auth 22023",
+                "\"statement_timeout\"",
+            ),
         ],
     );
     let starting = need!(Rig::shared().postgres_of(PostgresKind::Starting));
-    table(starting, "probe", &[("", "unavailable auth 57P03")]);
     let full = need!(Rig::shared().postgres_of(PostgresKind::Full));
-    table(full, "probe", &[("", "unavailable auth 53300")]);
+    for mode in ["disable", "prefer", "require"] {
+        let options = format!("sslmode={mode}");
+        let not_yet = "not accepting connections";
+        check(
+            starting,
+            "probe",
+            &[(&options, "unavailable auth 57P03", not_yet)],
+        );
+        let slots = "connection slots are reserved";
+        check(
+            full,
+            "probe",
+            &[(&options, "unavailable auth 53300", slots)],
+        );
+    }
 }
 
 fn the_query_decides() {
     let postgres = need!(Rig::shared().postgres());
-    let spec = |query: &str| {
-        json!({
-            "type": "postgres", "properties": {"query": query},
-            "url": format!("{}?options=-c%20statement_timeout%3D200ms", postgres.url("probe")),
-        })
+    let ask = |text: &str| {
+        let options = "options=-c%20statement_timeout%3D200ms";
+        with(spec(postgres, "nopw", options), query(text))
     };
-    up(spec("SELECT generate_series(1, 10000)"));
-    up(spec("SELECT 1; SELECT 2"));
-    up(spec(""));
-    down(
-        spec("SELECT * FROM locked"),
-        "permission",
-        "request",
-        "42501",
+    for answers in [
+        "SELECT generate_series(1, 10000)",
+        "SELECT 1; SELECT 2",
+        "SELECT NULL",
+        "SELECT 1 WHERE false",
+        "",
+    ] {
+        up(ask(answers));
+    }
+    for (text, reason, code) in [
+        ("SELECT * FROM locked", "permission", "42501"),
+        ("SELECT * FROM nowhere", "assertion", "42P01"),
+        ("SELEC 1", "assertion", "42601"),
+        ("SELECT 1 / 0", "assertion", "22012"),
+        ("SELECT 1; SELECT 1 / 0", "assertion", "22012"),
+        ("SELECT pg_sleep(5)", "timeout", "57014"),
+        ("COPY (SELECT 1) TO STDOUT", "protocol", ""),
+        (
+            "SELECT pg_terminate_backend(pg_backend_pid())",
+            "unavailable",
+            "57P01",
+        ),
+    ] {
+        down(ask(text), reason, "request", code);
+    }
+}
+
+fn names_itself_and_passes_options_on() {
+    let postgres = need!(Rig::shared().postgres());
+    let shown = |options: &str, setting: &str, expected: &str| {
+        let text = format!("SELECT 1 / (current_setting('{setting}') = '{expected}')::int");
+        up(with(spec(postgres, "nopw", options), query(&text)));
+    };
+    shown("", "application_name", "conncheck");
+    shown("application_name=orders", "application_name", "orders");
+    shown("fallback_application_name=f", "application_name", "f");
+    shown("options=-c%20work_mem%3D123kB", "work_mem", "123kB");
+    let two = "options=-c%20work_mem%3D123kB%20-c%20search_path%3Dorders";
+    shown(two, "work_mem", "123kB");
+    shown(two, "search_path", "orders");
+    shown("dbname=app", "client_encoding", "UTF8");
+    let log = postgres.log();
+    for name in ["conncheck", "orders"] {
+        let line = format!("user=nopw db=app app={name} ");
+        assert!(log.contains(&line), "no `{line}`");
+    }
+}
+
+/// Who answers, of the servers whose first letters are given.
+fn each_target_session_attrs_and_kind_of_server() {
+    let main = need!(Rig::shared().postgres());
+    let read_only = need!(Rig::shared().postgres_of(PostgresKind::ReadOnly));
+    let standby = need!(Rig::shared().postgres_of(PostgresKind::Standby));
+    let ports = [
+        ('m', main.port()),
+        ('r', read_only.port()),
+        ('s', standby.port()),
+    ];
+    let columns = [
+        "m", "r", "s", "mr", "rm", "ms", "sm", "rs", "sr", "mrs", "srm",
+    ];
+    check_grid(
+        &[
+            "any",
+            "read-write",
+            "read-only",
+            "primary",
+            "standby",
+            "prefer-standby",
+        ],
+        &columns.map(|letters| (letters, letters)),
+        |attrs, letters| {
+            let hosts: Vec<_> = letters
+                .chars()
+                .filter_map(|letter| ports.iter().find(|(known, _)| *known == letter))
+                .map(|(_, port)| format!("127.0.0.1:{port}"))
+                .collect();
+            let url = format!(
+                "postgres://nopw@{}/app?sslmode=disable&target_session_attrs={attrs}",
+                hosts.join(",")
+            );
+            // The port comes back in the error.
+            let who = query("SELECT ('port ' || current_setting('port'))::int");
+            let outcome = attempt(&with(json!({"type": "postgres", "url": url}), who));
+            let failure = outcome.result.expect_err("not a number");
+            match failure.code.as_deref() {
+                Some("22P02") => ports
+                    .iter()
+                    .find(|(_, port)| failure.message.contains(&format!("\"port {port}\"")))
+                    .map_or_else(|| panic!("{failure:?}"), |(letter, _)| letter.to_string()),
+                _ => {
+                    assert!(failure.message.contains(&format!("wants `{attrs}`")));
+                    assert_eq!(failure.phase.map(|phase| phase.as_str()), Some("request"));
+                    failure.reason.to_string()
+                }
+            }
+        },
+        "
+                m                   r                   s                   mr                  rm                  ms                  sm                  rs                  sr                  mrs                 srm
+any             m                   r                   s                   m                   r                   m                   s                   r                   s                   m                   s
+read-write      m                   assertion           assertion           m                   m                   m                   m                   assertion           assertion           m                   m
+read-only       assertion           r                   s                   r                   r                   s                   s                   r                   s                   r                   s
+primary         m                   r                   assertion           m                   r                   m                   m                   r                   r                   m                   r
+standby         assertion           assertion           s                   assertion           assertion           s                   s                   s                   s                   s                   s
+prefer-standby  m                   r                   s                   m                   r                   s                   s                   s                   s                   s                   s
+",
     );
-    down(
-        spec("SELECT * FROM nowhere"),
-        "assertion",
-        "request",
-        "42P01",
-    );
-    down(spec("SELEC 1"), "assertion", "request", "42601");
-    down(spec("SELECT 1 / 0"), "assertion", "request", "22012");
-    down(spec("SELECT pg_sleep(5)"), "timeout", "request", "57014");
-    down(spec("COPY (SELECT 1) TO STDOUT"), "protocol", "request", "");
-    let kill = "SELECT pg_terminate_backend(pg_backend_pid())";
-    down(spec(kill), "unavailable", "request", "57P01");
 }
 
 fn several_hosts() {
-    let postgres = need!(Rig::shared().postgres());
+    let main = need!(Rig::shared().postgres());
     let read_only = need!(Rig::shared().postgres_of(PostgresKind::ReadOnly));
-    let standby = need!(Rig::shared().postgres_of(PostgresKind::Standby));
     let starting = need!(Rig::shared().postgres_of(PostgresKind::Starting));
+    let full = need!(Rig::shared().postgres_of(PostgresKind::Full));
+    let (nobody, no_one) = (faults::refused().unwrap(), faults::refused().unwrap());
+    let (nobody, no_one) = (nobody.addr().port(), no_one.addr().port());
+    let (main, read_only) = (main.port(), read_only.port());
     let at = |ports: &[u16], options: &str| {
         let hosts: Vec<_> = ports
             .iter()
@@ -466,184 +779,191 @@ fn several_hosts() {
             "postgres://probe:{PASSWORD}@{}/app?{options}",
             hosts.join(",")
         );
-        let outcome = attempt(&json!({"type": "postgres", "url": url}));
-        println!("{ports:?} {options} {}", summary(&outcome));
-        if let Err(failure) = &outcome.result {
-            println!("    {}", failure.message);
-        }
-        outcome
+        attempt(&json!({"type": "postgres", "url": url}))
     };
-    let (main, read_only, standby) = (postgres.port(), read_only.port(), standby.port());
-    for (ports, options, expected) in [
-        (
-            &[read_only, main][..],
-            "target_session_attrs=read-write",
-            "up tls",
-        ),
-        (
-            &[main, read_only],
-            "target_session_attrs=read-only",
-            "up tls",
-        ),
-        (
-            &[read_only],
-            "target_session_attrs=read-write",
-            "assertion request -",
-        ),
-        (
-            &[main],
-            "target_session_attrs=read-only",
-            "assertion request -",
-        ),
-        (&[standby, main], "target_session_attrs=primary", "up tls"),
-        (&[read_only], "target_session_attrs=primary", "up tls"),
-        (&[main, standby], "target_session_attrs=standby", "up tls"),
-        (
-            &[main, read_only],
-            "target_session_attrs=standby",
-            "assertion request -",
-        ),
-        (
-            &[main, standby],
-            "target_session_attrs=prefer-standby",
-            "up tls",
-        ),
-        (&[main], "target_session_attrs=prefer-standby", "up tls"),
-        (
-            &[standby, read_only],
-            "target_session_attrs=read-write",
-            "assertion request -",
-        ),
-        (&[1, main], "", "up tls"),
-        (&[1, main], "load_balance_hosts=random", "up tls"),
-        (&[starting.port(), main], "", "up tls"),
-        (
-            &[1, read_only],
-            "target_session_attrs=read-write",
-            "assertion request -",
-        ),
-        // A host that says no ends it.
-        (&[main, main], "dbname=nowhere", "not_found auth 3D000"),
-        (&[1, 2], "", "connect_refused connect -"),
+    for (ports, options) in [
+        (&[nobody, main][..], ""),
+        (&[nobody, no_one, main], ""),
+        (&[nobody, main], "load_balance_hosts=random"),
+        (&[starting.port(), main], ""),
+        (&[main, nobody], ""),
     ] {
         let outcome = at(ports, options);
-        assert_eq!(
-            summary(&outcome),
-            expected,
-            "{ports:?} {options}: {outcome:#?}"
-        );
+        assert!(outcome.is_up(), "{ports:?} {options}: {outcome:#?}");
+        assert_eq!(phases(&outcome), ["connect", "tls", "auth", "request"]);
     }
+    let refused = |port: u16| format!("`127.0.0.1:{port}`: connection refused");
+    let wrong_kind = format!("`127.0.0.1:{read_only}`: the server is read-only");
+    let no_database = format!("`127.0.0.1:{main}`: database \"nowhere\" does not exist");
+    let slots = format!("`127.0.0.1:{}`: remaining connection slots", full.port());
+    for (ports, options, expected, says) in [
+        (
+            &[nobody, no_one][..],
+            "",
+            "connect_refused connect -",
+            &[&refused(nobody), &refused(no_one)][..],
+        ),
+        (
+            &[nobody, read_only],
+            "target_session_attrs=read-write",
+            "assertion request -",
+            &[&refused(nobody), &wrong_kind],
+        ),
+        (
+            &[read_only, nobody],
+            "target_session_attrs=read-write",
+            "assertion request -",
+            &[&wrong_kind, &refused(nobody)],
+        ),
+        // A host that says no ends it.
+        (
+            &[main, nobody],
+            "dbname=nowhere",
+            "not_found auth 3D000",
+            &[&no_database],
+        ),
+        (
+            &[full.port(), main],
+            "",
+            "unavailable auth 53300",
+            &[&slots],
+        ),
+    ] {
+        let outcome = at(ports, options);
+        assert_eq!(summary(&outcome), expected, "{ports:?}: {outcome:#?}");
+        let message = outcome.result.unwrap_err().message;
+        let parts: Vec<_> = message.split("; ").collect();
+        assert_eq!(parts.len(), says.len(), "{message}");
+        for (part, says) in parts.iter().zip(says) {
+            assert!(part.starts_with(says.as_str()), "{message}");
+        }
+    }
+    // One that hangs does not hide the next.
+    let silent = Peer::silent().unwrap();
+    assert!(at(&[silent.port(), main], "").is_up());
+    assert!(silent.everybody_left(Duration::from_secs(2)));
+    let sockets = need!(Rig::shared().postgres()).socket_dir();
+    let url = format!(
+        "postgres:///app?host=/nowhere,{}&port={main}&user=probe&password={PASSWORD}",
+        sockets.display()
+    );
+    up(json!({"type": "postgres", "url": url}));
 }
 
 fn a_stopped_process_is_a_timeout() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(
-        dir.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
-    need!(Rig::shared().postgres());
-    let postgres = Postgres::builder(Rig::shared().pki(), dir.path())
-        .name("paused")
-        .start()
-        .unwrap();
-    let spec = |mode: &str| json!({"type": "postgres", "url": format!("{}?sslmode={mode}", postgres.url("probe"))});
+    let postgres = need!(own("paused"));
+    let spec = |options: &str| spec(&postgres, "nopw", options);
     postgres.process().pause();
-    assert_down(
-        &attempt_within(SHORT, &spec("prefer")),
-        "timeout",
-        "tls",
-        "",
-    );
-    assert_down(
-        &attempt_within(SHORT, &spec("disable")),
-        "timeout",
-        "auth",
-        "",
-    );
-    let limited = format!(
-        "{}?sslmode=disable&connect_timeout=1",
-        postgres.url("probe")
-    );
-    let outcome = down(
-        json!({"type": "postgres", "url": limited}),
-        "timeout",
-        "auth",
-        "",
-    );
-    assert!(outcome.result.unwrap_err().message.contains("within 1s"));
+    for (mode, phase) in [
+        ("disable", "auth"),
+        ("allow", "auth"),
+        ("prefer", "tls"),
+        ("verify-full", "tls"),
+    ] {
+        let outcome = attempt_within(SHORT, &spec(&format!("sslmode={mode}")));
+        assert_down(&outcome, "timeout", phase, "");
+        assert!(outcome.duration >= SHORT, "{mode}: {outcome:?}");
+    }
+    let limited = spec("sslmode=disable&connect_timeout=1");
+    let outcome = down(limited, "timeout", "auth", "");
+    let message = outcome.result.unwrap_err().message;
+    assert!(message.contains("within 1s"), "{message}");
     postgres.process().resume();
-    up(spec("prefer"));
-    let spec = spec("prefer");
-    drop(postgres);
-    down(spec, "connect_refused", "connect", "");
+    up(spec("sslmode=prefer"));
+    let socket = format!(
+        "host={} port={} user=nopw dbname=app",
+        postgres.socket_dir().display(),
+        postgres.port()
+    );
+    let socket = json!({"type": "postgres", "url": socket});
+    up(socket.clone());
+    postgres.process().stop();
+    down(spec("sslmode=prefer"), "connect_refused", "connect", "");
+    down(socket, "connect_refused", "connect", "");
 }
 
-fn leaves_no_connection_and_no_complaint_behind() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(
-        dir.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
-    need!(Rig::shared().postgres());
-    let pki = Rig::shared().pki();
-    let postgres = Postgres::builder(pki, dir.path())
-        .name("clean")
-        .start()
-        .unwrap();
-    let url = |user: &str, options: &str| format!("{}?{options}", postgres.url(user));
-    for mode in ["disable", "prefer"] {
-        let spec = json!({"type": "postgres", "url": url("probe", &format!("sslmode={mode}"))});
-        for _ in 0..3 {
-            up(spec.clone());
+fn a_query_that_hangs_is_a_timeout_in_the_request() {
+    let postgres = need!(own("slow"));
+    for mode in ["disable", "require"] {
+        let spec = spec(&postgres, "nopw", &format!("sslmode={mode}"));
+        let spec = with(spec, query("SELECT pg_sleep(600)"));
+        let outcome = attempt_within(SHORT, &spec);
+        assert_down(&outcome, "timeout", "request", "");
+        assert!(outcome.server.is_some());
+    }
+}
+
+fn leaves_no_session_and_no_complaint_behind() {
+    const LOGINS: usize = 5;
+    let postgres = need!(own("clean"));
+    let attempt = |user: &str, options: &str, more: Value| {
+        attempt(&with(spec(&postgres, user, options), more))
+    };
+    for mode in ["disable", "prefer", "require"] {
+        let mode = format!("sslmode={mode}");
+        for _ in 0..LOGINS {
+            assert!(attempt("probe", &mode, json!({})).is_up());
+            let wrong = attempt("probe", &mode, json!({"password": "wrong"}));
+            assert_down(&wrong, "auth", "auth", "28P01");
         }
-        for (more, reason) in [
-            (json!({"password": "wrong"}), "auth"),
-            (
-                json!({"properties": {"query": "SELECT 1 / 0"}}),
-                "assertion",
-            ),
+        for text in [
+            "SELECT 1 / 0",
+            "SELECT repeat('x', 999999)",
+            "COPY (SELECT 1) TO STDOUT",
         ] {
-            let outcome = attempt(&with(spec.clone(), more));
-            assert_eq!(outcome.result.unwrap_err().reason.as_str(), reason);
+            attempt("nopw", &mode, query(text));
         }
         for options in [
             "target_session_attrs=standby",
-            "require_auth=md5",
+            "target_session_attrs=prefer-standby",
             "dbname=nowhere",
+            "dbname=closed",
         ] {
-            let options = format!("sslmode={mode}&{options}");
-            attempt(&json!({"type": "postgres", "url": url("probe", &options)}));
+            attempt("nopw", &format!("{mode}&{options}"), json!({}));
         }
-        let bare = format!(
-            "postgres://probe@localhost:{}/app?sslmode={mode}",
-            postgres.port()
-        );
-        attempt(&json!({"type": "postgres", "url": bare}));
-    }
-    let count = "select count(*) from pg_stat_activity where usename = 'probe'";
-    let clients = || postgres.sql("app", count).unwrap()[0][0].clone();
-    for _ in 0..50 {
-        if clients().as_deref() == Some("0") {
-            break;
+        for options in ["require_auth=md5", "channel_binding=disable", "password="] {
+            attempt("probe", &format!("{mode}&{options}"), json!({}));
         }
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        for user in ["lim", "nologin1", "md5user", "certonly"] {
+            attempt(user, &mode, json!({}));
+        }
     }
-    assert_eq!(clients().as_deref(), Some("0"));
-    let log = postgres.log();
+    let sessions = "select from pg_stat_activity
+        where backend_type = 'client backend' and pid <> pg_backend_pid()";
+    let sessions = || postgres.sql("app", sessions).unwrap().len();
+    let goodbye = "user=probe db=app app=conncheck LOG:  disconnection";
+    let goodbyes = || postgres.log().matches(goodbye).count();
+    eventually(|| match (sessions(), goodbyes()) {
+        (0, said) if said >= 3 * LOGINS => Ok(()),
+        (left, said) => Err(format!(
+            "{left} sessions are left, {said} have said goodbye"
+        )),
+    });
     for complaint in [
         "unexpected EOF",
         "could not receive",
         "could not send",
+        "could not accept SSL",
+        "connection to client lost",
         "incomplete",
         "reset by peer",
         "invalid",
     ] {
+        let log = postgres.log();
         let lines: Vec<_> = log
             .lines()
             .filter(|line| line.contains(complaint))
             .collect();
         assert!(lines.is_empty(), "{lines:#?}");
+    }
+}
+
+/// What the server does behind our back, it does within a few seconds.
+#[track_caller]
+fn eventually(done: impl Fn() -> Result<(), String>) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while let Err(why) = done() {
+        assert!(Instant::now() < deadline, "{why}");
+        thread::sleep(Duration::from_millis(10));
     }
 }

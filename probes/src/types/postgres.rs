@@ -246,6 +246,9 @@ fn option_of(mistake: &TlsMistake, access: &Access<'_>) -> Option<&'static str> 
 /// What is spoken inside TLS that starts without asking.
 const ALPN: &[u8] = b"postgresql";
 
+const DIRECT_TLS_HINT: &str =
+    "`sslnegotiation=direct` needs PostgreSQL 17, and nothing that ends TLS before it";
+
 /// What a server answers to the request for TLS.
 enum Answer {
     Encrypted(Line),
@@ -398,11 +401,18 @@ impl Postgres {
         }
         let (stream, handshake) = match attempt.tls(stream, tls, &host.name).await {
             Ok(encrypted) => encrypted,
+            // A server before 17 takes the handshake for a message of its own, and hangs up.
+            Err(failure) if self.direct_tls && failure.reason == Reason::ConnectReset => {
+                return Ok(Answer::Broken(Failure {
+                    hint: Some(DIRECT_TLS_HINT.to_owned()),
+                    ..failure
+                }));
+            }
             Err(failure) => return Ok(Answer::Broken(failure)),
         };
         if self.direct_tls && handshake.alpn.as_deref() != Some(ALPN) {
             return Err(Cause::protocol("the server does not say that it speaks Postgres inside TLS")
-                .hint("`sslnegotiation=direct` needs PostgreSQL 17, and nothing that ends TLS before it")
+                .hint(DIRECT_TLS_HINT)
                 .in_phase(Phase::Tls));
         }
         let binding = handshake.server_end_point();
@@ -962,6 +972,10 @@ fn classify(code: &str, is_fatal: bool, message: &str) -> (Reason, &'static str)
         "28000" if says("no pg_hba.conf entry") => (
             Reason::Auth,
             "`pg_hba.conf` has no line for this user, database and address (and TLS or not)",
+        ),
+        "28000" if says("pg_hba.conf rejects") && says("no encryption") => (
+            Reason::Auth,
+            "a `reject` line of `pg_hba.conf` turns this user, database and address away without TLS: does it want `sslmode=require`?",
         ),
         "28000" if says("pg_hba.conf rejects") => {
             (Reason::Auth, "a `reject` line of `pg_hba.conf` turns this user, database and address away")
