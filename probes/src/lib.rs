@@ -14,7 +14,7 @@
 //!    * A `Settings` struct for `spec.properties`: `#[serde(default, deny_unknown_fields,
 //!      rename_all = "camelCase")]`, never flattened, with a doc comment on each field for the person
 //!      who edits the YAML. Types over TLS have `insecureSkipVerify` and `serverName`.
-//!    * `impl ProbeType`: `REASONS`, the reasons that it can give; `new`, which turns an `Access` and
+//!    * `impl ProbeType`: `FURTHER_REASONS`, those that not every type can give; `new`, which turns an `Access` and
 //!      the settings into something that cannot be wrong (a mistake is `access.invalid(field, …)`, and
 //!      an option that is not honoured is refused by name); `endpoint`, which is `scheme://host:port`
 //!      and nothing else; and `probe`, the conversation, one line a step.
@@ -42,6 +42,11 @@
 //! * rustls is named in `tls.rs` alone, and no driver outside the type that it belongs to.
 //! * This crate reads neither the environment nor, but for the system's trust store and resolver
 //!   configuration, any file. Files that a definition names come through [`Files`].
+
+#![cfg_attr(
+    not(feature = "all"),
+    allow(dead_code, reason = "what the types that were left out would use")
+)]
 
 mod address;
 mod attempt;

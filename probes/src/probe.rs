@@ -17,8 +17,9 @@ pub trait ProbeType: Sized + Send + Sync + 'static {
     /// for the person editing the YAML.
     type Settings: DeserializeOwned;
 
-    /// The reasons this type can give. Their counters are exported from the start.
-    const REASONS: &'static [Reason];
+    /// The reasons this type can give beside those that every type can. Their counters are exported
+    /// from the start.
+    const FURTHER_REASONS: &'static [Reason];
 
     /// Reads a definition. Pure: no clock, no network, and files only through [`Access::file`].
     fn new(access: Access<'_>, settings: Self::Settings) -> Result<Self, Invalid>;

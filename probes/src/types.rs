@@ -28,6 +28,39 @@ pub struct TypeInfo {
     driver: Option<(Build, CheckSettings)>,
 }
 
+/// The reasons that every type can give, whatever it speaks.
+const COMMON_REASONS: [Reason; 15] = [
+    Reason::Dns,
+    Reason::ConnectRefused,
+    Reason::ConnectUnreachable,
+    Reason::ConnectReset,
+    Reason::Timeout,
+    Reason::TlsExpired,
+    Reason::TlsNotYetValid,
+    Reason::TlsUnknownCa,
+    Reason::TlsNameMismatch,
+    Reason::TlsOther,
+    Reason::Auth,
+    Reason::Protocol,
+    Reason::Unavailable,
+    Reason::Secret,
+    Reason::Internal,
+];
+
+/// [`COMMON_REASONS`] and those of one type. `N` is how many that makes.
+const fn with_common<const N: usize>(further: &[Reason]) -> [Reason; N] {
+    let mut all = [Reason::Internal; N];
+    let mut index = 0;
+    while index < N {
+        all[index] = match index < COMMON_REASONS.len() {
+            true => COMMON_REASONS[index],
+            false => further[index - COMMON_REASONS.len()],
+        };
+        index += 1;
+    }
+    all
+}
+
 /// `module "feature" => Type, "name", [aliases], [schemes];` and the type is there.
 macro_rules! types {
     ($($module:ident $($feature:literal)? => $ty:ident, $name:literal, [$($alias:literal),*], [$($scheme:literal),*];)*) => {
@@ -41,7 +74,12 @@ macro_rules! types {
             let left_out: (&'static [Reason], Option<(Build, CheckSettings)>) = (&[], None);
             $(#[cfg(feature = $feature)])?
             let left_out: (&'static [Reason], Option<(Build, CheckSettings)>) = (
-                <$module::$ty as crate::probe::ProbeType>::REASONS,
+                {
+                    use crate::probe::ProbeType;
+                    const FURTHER: &[Reason] = <$module::$ty as ProbeType>::FURTHER_REASONS;
+                    static REASONS: [Reason; COMMON_REASONS.len() + FURTHER.len()] = with_common(FURTHER);
+                    &REASONS
+                },
                 Some((crate::probe::build::<$module::$ty>, check_settings::<$module::$ty>)),
             );
             TypeInfo {

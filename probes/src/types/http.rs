@@ -78,26 +78,7 @@ pub(crate) struct Http {
 impl ProbeType for Http {
     type Settings = Settings;
 
-    const REASONS: &'static [Reason] = &[
-        Reason::Dns,
-        Reason::ConnectRefused,
-        Reason::ConnectUnreachable,
-        Reason::ConnectReset,
-        Reason::Timeout,
-        Reason::TlsExpired,
-        Reason::TlsNotYetValid,
-        Reason::TlsUnknownCa,
-        Reason::TlsNameMismatch,
-        Reason::TlsOther,
-        Reason::Auth,
-        Reason::Permission,
-        Reason::Protocol,
-        Reason::HttpStatus,
-        Reason::Assertion,
-        Reason::Unavailable,
-        Reason::Secret,
-        Reason::Internal,
-    ];
+    const FURTHER_REASONS: &'static [Reason] = &[Reason::Permission, Reason::HttpStatus, Reason::Assertion];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let text = access.url()?;

@@ -87,26 +87,7 @@ struct Terms {
 impl ProbeType for Postgres {
     type Settings = Settings;
 
-    const REASONS: &'static [Reason] = &[
-        Reason::Dns,
-        Reason::ConnectRefused,
-        Reason::ConnectUnreachable,
-        Reason::ConnectReset,
-        Reason::Timeout,
-        Reason::TlsExpired,
-        Reason::TlsNotYetValid,
-        Reason::TlsUnknownCa,
-        Reason::TlsNameMismatch,
-        Reason::TlsOther,
-        Reason::Auth,
-        Reason::Permission,
-        Reason::NotFound,
-        Reason::Protocol,
-        Reason::Assertion,
-        Reason::Unavailable,
-        Reason::Secret,
-        Reason::Internal,
-    ];
+    const FURTHER_REASONS: &'static [Reason] = &[Reason::Permission, Reason::NotFound, Reason::Assertion];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let dsn = Dsn::read(access.url()?.expose()).map_err(|Mistake { message, hint }| Invalid {

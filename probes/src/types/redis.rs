@@ -47,25 +47,7 @@ struct Credentials {
 impl ProbeType for Redis {
     type Settings = Settings;
 
-    const REASONS: &'static [Reason] = &[
-        Reason::Dns,
-        Reason::ConnectRefused,
-        Reason::ConnectUnreachable,
-        Reason::ConnectReset,
-        Reason::Timeout,
-        Reason::TlsExpired,
-        Reason::TlsNotYetValid,
-        Reason::TlsUnknownCa,
-        Reason::TlsNameMismatch,
-        Reason::TlsOther,
-        Reason::Auth,
-        Reason::Permission,
-        Reason::NotFound,
-        Reason::Protocol,
-        Reason::Unavailable,
-        Reason::Secret,
-        Reason::Internal,
-    ];
+    const FURTHER_REASONS: &'static [Reason] = &[Reason::Permission, Reason::NotFound];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let url = access.url()?;
