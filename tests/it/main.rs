@@ -17,6 +17,7 @@ mod check;
 mod cli;
 mod daemon;
 mod faults;
+mod http;
 mod leaks;
 mod postgres;
 mod program;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         cli::trials(),
         daemon::trials(),
         faults::trials(),
+        http::trials(),
         leaks::trials(),
         postgres::trials(),
         redaction::trials(),
