@@ -508,7 +508,6 @@ fn deadline_passed(record: &Record, endpoint: &str, timeout: Duration) -> Failur
         None => (None, "the attempt did not end"),
     };
     let endpoint = record.peer.as_deref().unwrap_or(endpoint);
-    let endpoint = record.peer.as_deref().unwrap_or(endpoint);
     let mut message = format!("{what} within {timeout:?} (`{endpoint}`)");
     for earlier in &record.failed_before {
         message = format!("{message}; before that {earlier}");

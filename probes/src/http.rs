@@ -541,9 +541,14 @@ impl Wire {
                 self.engine.beside(sender.send_request(request)).await
             }
         };
+        let first_bytes = match &self.sender {
+            Sender::Http1(_) => self.first_bytes.get(),
+            // It was agreed on, and does begin like this.
+            Sender::Http2(_) => None,
+        };
         res.map_err(|error| {
             let cause = Cause::from(error);
-            match self.first_bytes.get().and_then(|bytes| speaks(bytes)) {
+            match first_bytes.and_then(|bytes| speaks(bytes)) {
                 Some((message, hint)) if cause.phase.is_none() => {
                     Cause::protocol(message).hint(hint)
                 }
@@ -765,6 +770,9 @@ impl From<hyper::Error> for Cause {
         if let Some(cause) = Self::from_chain(&error) {
             return cause;
         }
+        if let Some(cause) = crate::cause::find(&error).and_then(ended_by_peer) {
+            return cause;
+        }
         // A request that was given up tells why, one level down.
         let inner = crate::cause::find::<hyper::Error>(&error).unwrap_or(&error);
         // hyper asks for its server half before it lets one ask `is_parse_too_large`.
@@ -784,6 +792,25 @@ impl From<hyper::Error> for Cause {
             None => format!("the peer broke HTTP: {inner}"),
         })
     }
+}
+
+/// A request that the peer ended by itself, as HTTP/2 does it without hanging up.
+fn ended_by_peer(error: &h2::Error) -> Option<Cause> {
+    let reason = error.reason().filter(|_| error.is_remote())?;
+    let code = format!("{reason:?}");
+    Some(
+        match reason {
+            h2::Reason::HTTP_1_1_REQUIRED => Cause::protocol(
+                "the peer agreed on HTTP/2 and then wants HTTP/1.1 for this request",
+            )
+            .hint("do not offer `h2` on that server: its way of logging in needs HTTP/1.1"),
+            _ => Cause::new(
+                Reason::ConnectReset,
+                format!("the peer ended the request without an answer (`{code}`)"),
+            ),
+        }
+        .code(code),
+    )
 }
 
 #[cfg(test)]
@@ -1393,6 +1420,33 @@ mod tests {
             let probe = build("http", &https(peer.port, &authority, ""), &[]).unwrap();
             let failure = failure(&probe, LONG).await;
             assert_eq!(failure.reason, reason, "{}", failure.message);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_http2_request_that_the_peer_ends_has_its_code() {
+        let authority = Authority::new("test authority");
+        for (number, code, reason) in [
+            (0, "NO_ERROR", Reason::ConnectReset),
+            (11, "ENHANCE_YOUR_CALM", Reason::ConnectReset),
+            (13, "HTTP_1_1_REQUIRED", Reason::Protocol),
+        ] {
+            // An empty SETTINGS frame, then a GOAWAY.
+            let frames = [
+                &[0, 0, 0, 4, 0, 0, 0, 0, 0][..],
+                &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, number],
+            ];
+            let text = String::from_utf8(frames.concat()).unwrap();
+            let server = Authority::server(&authority.leaf("localhost", 2040), None, &["h2"]);
+            let peer = Peer::tls([hold(text)], server).await;
+            let probe = build("http", &https(peer.port, &authority, ""), &[]).unwrap();
+            let failure = failure(&probe, LONG).await;
+            assert_eq!(
+                (failure.reason, failure.code.as_deref()),
+                (reason, Some(code)),
+                "{}",
+                failure.message
+            );
         }
     }
 

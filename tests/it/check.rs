@@ -3,7 +3,9 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use conncheck_config::{Connection, Loader, NoLookup, Secret, Trust};
+use conncheck_config::{
+    Connection, Found, Loader, Lookup, NoLookup, NotFound, RefKind, Secret, Trust,
+};
 use conncheck_probes::{Deadline, Env, Files, Outcome, Probe, ResolverChoice, types};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -46,10 +48,19 @@ pub(crate) fn attempt_within(timeout: Duration, spec: &Value) -> Outcome {
 
 /// One attempt with a resolver of its own.
 pub(crate) fn attempt_with(timeout: Duration, resolver: &ResolverChoice, spec: &Value) -> Outcome {
-    let probe = probe(spec);
+    run(timeout, resolver, &probe(spec))
+}
+
+/// One attempt of a connection whose every secret holds this.
+pub(crate) fn attempt_with_secret(secret: &[(&str, &str)], spec: &Value) -> Outcome {
+    let probe = probe_with(&OneSecret(secret), spec);
+    run(TIMEOUT, &ResolverChoice::Auto, &probe)
+}
+
+fn run(timeout: Duration, resolver: &ResolverChoice, probe: &Arc<dyn Probe>) -> Outcome {
     let outcome = RUNTIME.block_on(async {
         let env = Env::new(resolver).expect("a resolver");
-        conncheck_probes::run(&probe, Deadline::after(timeout), &env).await
+        conncheck_probes::run(probe, Deadline::after(timeout), &env).await
     });
     assert!(
         outcome.duration <= timeout + Duration::from_millis(250),
@@ -60,11 +71,15 @@ pub(crate) fn attempt_with(timeout: Duration, resolver: &ResolverChoice, spec: &
 
 /// The probe that a `spec` describes.
 pub(crate) fn probe(spec: &Value) -> Arc<dyn Probe> {
+    probe_with(&NoLookup, spec)
+}
+
+fn probe_with(lookup: &dyn Lookup, spec: &Value) -> Arc<dyn Probe> {
     let connection = connection(spec);
     let name = spec["type"].as_str().expect("a type");
     let info = types::find(name).expect("a known type");
     let resolved = connection
-        .resolve(info.name, &NoLookup)
+        .resolve(info.name, lookup)
         .unwrap_or_else(|unresolved| panic!("{unresolved:?}"));
     info.build(&resolved, &OnDisk)
         .unwrap_or_else(|invalid| panic!("{invalid:?}"))
@@ -82,6 +97,29 @@ fn connection(spec: &Value) -> Connection {
     let mut loaded = loader.finish();
     assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
     loaded.connections.pop().expect("a connection")
+}
+
+/// Keys and their values, whatever the name of the secret.
+struct OneSecret<'a>(&'a [(&'a str, &'a str)]);
+
+impl Lookup for OneSecret<'_> {
+    fn find(&self, _: RefKind, _: &str, _: &str, _: &[&str]) -> Result<Found, NotFound> {
+        let values = self.0.iter();
+        Ok(Found {
+            source: "the test".to_owned(),
+            values: values
+                .map(|(key, value)| ((*key).to_owned(), Secret::new(*value)))
+                .collect(),
+        })
+    }
+
+    fn file(&self, _: &str) -> Result<Secret, NotFound> {
+        Err(NotFound::default())
+    }
+
+    fn env(&self, _: &str) -> Result<Secret, NotFound> {
+        Err(NotFound::default())
+    }
 }
 
 /// Expects it to be up.

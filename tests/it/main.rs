@@ -18,6 +18,7 @@ mod cli;
 mod daemon;
 mod docs;
 mod faults;
+mod http;
 mod leaks;
 mod postgres;
 mod program;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         daemon::trials(),
         docs::trials(),
         faults::trials(),
+        http::trials(),
         leaks::trials(),
         postgres::trials(),
         redaction::trials(),

@@ -23,6 +23,7 @@
 //! | `/gzip` | 20 KB of text; compressed if accepted |
 //! | `/slow-body` | 20 KB, 1 KB a second |
 //! | `/hang` | never |
+//! | `/half` | 200 and half of its body; then what is behind it hangs up |
 //! | `/empty` | nothing: the connection is closed |
 //!
 //! Everything is on every port.
@@ -41,7 +42,7 @@ use tempfile::TempDir;
 use crate::{
     PASSWORD,
     error::{Error, Result},
-    faults::Peer,
+    faults::{Peer, Step},
     http::TokenServer,
     install,
     pki::{Certified, Pki},
@@ -73,7 +74,7 @@ pub struct Nginx {
     pub self_signed: u16,
     tokens: TokenServer,
     dir: TempDir,
-    _hang: Peer,
+    _behind: Behind,
 }
 
 /// A line of the access log.
@@ -97,6 +98,22 @@ pub struct Logged {
     pub body: String,
 }
 
+/// Faulty peers that it is a proxy for.
+struct Behind {
+    hang: Peer,
+    half: Peer,
+}
+
+impl Behind {
+    fn start() -> Result<Behind> {
+        let half = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf!";
+        Ok(Behind {
+            hang: Peer::silent()?,
+            half: Peer::script([Step::Receive, Step::Send(half.to_vec()), Step::Close])?,
+        })
+    }
+}
+
 /// How many ports it takes.
 const PORTS: usize = 12;
 
@@ -114,8 +131,8 @@ impl Nginx {
     fn start_on(ports: &[u16], pki: &Pki, dir: &Path, program: &Path) -> Result<Nginx> {
         let dir =
             TempDir::with_prefix_in("nginx-", dir).map_err(Error::doing("a folder for nginx"))?;
-        let (tokens, hang) = (TokenServer::start()?, Peer::silent()?);
-        write_files(dir.path(), &conf(ports, pki, dir.path(), &tokens, &hang))?;
+        let (tokens, behind) = (TokenServer::start()?, Behind::start()?);
+        write_files(dir.path(), &conf(ports, pki, dir.path(), &tokens, &behind))?;
         let args = [
             "-p".into(),
             dir.path().into(),
@@ -162,7 +179,7 @@ impl Nginx {
             self_signed,
             tokens,
             dir,
-            _hang: hang,
+            _behind: behind,
         })
     }
 
@@ -188,6 +205,22 @@ impl Nginx {
     /// Whatever it complained of.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// The same and lesser matters, such as clients that hung up in the middle.
+    pub fn info_log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("info.log")).unwrap_or_default()
+    }
+
+    /// How many sockets it holds: listening ones, clients, and peers behind it.
+    pub fn sockets(&self) -> usize {
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.process.pid()));
+        fds.into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok())
+            .filter(|target| target.to_string_lossy().starts_with("socket:"))
+            .count()
     }
 
     /// All requests so far whose URI contains `part`. Tests run at the same time: ask with a query of your own,
@@ -265,7 +298,7 @@ fn write_files(dir: &Path, conf: &str) -> Result<()> {
     fs::write(html.join("slow-body"), "x".repeat(20_000)).map_err(doing())
 }
 
-fn conf(ports: &[u16], pki: &Pki, dir: &Path, tokens: &TokenServer, hang: &Peer) -> String {
+fn conf(ports: &[u16], pki: &Pki, dir: &Path, tokens: &TokenServer, behind: &Behind) -> String {
     let good = &pki.server;
     let mut servers = String::new();
     for (index, &port) in ports.iter().enumerate() {
@@ -294,7 +327,8 @@ fn conf(ports: &[u16], pki: &Pki, dir: &Path, tokens: &TokenServer, hang: &Peer)
             .replace("@http@", &ports[0].to_string())
             .replace("@other@", &ports[1].to_string())
             .replace("@tokens@", &tokens.addr().to_string())
-            .replace("@hang@", &hang.addr().to_string())
+            .replace("@hang@", &behind.hang.addr().to_string())
+            .replace("@half@", &behind.half.addr().to_string())
             .replace("@bearer@", Nginx::BEARER)
             .replace("@apikey@", Nginx::API_KEY)
     };
@@ -319,6 +353,7 @@ daemon off;
 master_process off;
 pid @dir@/nginx.pid;
 error_log stderr warn;
+error_log @dir@/info.log info;
 events { worker_connections 4096; }
 http {
   log_format rig escape=json '{"method":"$request_method","uri":"$request_uri","protocol":"$server_protocol","status":"$status","port":"$server_port","host":"$http_host","authorization":"$http_authorization","api_key":"$http_x_api_key","user_agent":"$http_user_agent","content_type":"$content_type","cookie":"$http_cookie","body":"$request_body"}';
@@ -374,5 +409,6 @@ const LOCATIONS: &str = r#"
   location = /gzip { gzip on; gzip_types text/plain; }
   location = /slow-body { limit_rate 1k; }
   location = /hang { proxy_read_timeout 600s; proxy_pass http://@hang@/; }
+  location = /half { proxy_pass http://@half@/; }
   location = /empty { return 444; }
 "#;
