@@ -169,8 +169,8 @@ struct Record {
     server: Option<String>,
     http_status: Option<u16>,
     credential_expiry: Option<Timestamp>,
-    /// When the verdict was reached; the goodbye comes after it.
-    verdict_at: Option<Instant>,
+    /// What came of it and when, once that stands; only farewells come after it.
+    verdict: Option<(Instant, Result<(), Failure>)>,
     /// What failed before something else was tried.
     failed_before: Vec<String>,
     sockets: Vec<OwnedFd>,
@@ -179,6 +179,10 @@ struct Record {
 impl Record {
     fn close_phase(&mut self) {
         if let Some((phase, since, _)) = self.open.take() {
+            // What a farewell takes is no part of what was measured.
+            if self.verdict.is_some() {
+                return;
+            }
             let took = since.elapsed();
             match self.phases.iter_mut().find(|(known, _)| *known == phase) {
                 Some((_, total)) => *total += took,
@@ -194,6 +198,8 @@ pub struct Attempt {
     seen: Arc<Mutex<Option<Seen>>>,
     env: Env,
     deadline: Instant,
+    timeout: Duration,
+    /// Until when the steps may take, and what it is called in a message.
     limit: Option<(Instant, Duration)>,
 }
 
@@ -236,6 +242,13 @@ impl Attempt {
     /// something else to try. The attempt's deadline stands beside it.
     pub fn limit(&mut self, limit: Option<Duration>) {
         self.limit = limit.map(|limit| (Instant::now() + limit, limit));
+    }
+
+    /// Keeps the last part of the attempt's time back from the steps to come, for a farewell that
+    /// matters: they end that much earlier, and a message still names the whole timeout.
+    pub fn keep_back(&mut self, last: Duration) {
+        let until = self.deadline.checked_sub(last).unwrap_or(self.deadline);
+        self.limit = Some((until, self.timeout));
     }
 
     /// What is left until the attempt's deadline.
@@ -310,13 +323,18 @@ impl Attempt {
         )
     }
 
-    /// Says goodbye. The verdict stands already: neither a peer that does not answer nor an error
-    /// changes it.
-    pub async fn goodbye(&mut self, farewell: impl Future) {
+    /// From here on the verdict stands, whatever else is said: neither an error nor the deadline
+    /// changes it, and the time that it takes is not counted.
+    pub fn settle(&mut self, verdict: Result<(), Failure>) {
         let now = Instant::now();
-        lock(&self.record).verdict_at.get_or_insert(now);
-        let until = self.deadline.min(now + GOODBYE);
-        // Whether it was heard is not our business.
+        lock(&self.record).verdict.get_or_insert((now, verdict));
+    }
+
+    /// Says goodbye to a peer that has proved itself. Whether it answers is not our business.
+    pub async fn goodbye(&mut self, farewell: impl Future) {
+        self.settle(Ok(()));
+        let until = self.deadline.min(Instant::now() + GOODBYE);
+        // The verdict stands.
         let _ = tokio::time::timeout_at(until, farewell).await;
     }
 
@@ -414,7 +432,7 @@ pub async fn run(probe: &Arc<dyn Probe>, deadline: Deadline, env: &Env) -> Outco
         server: None,
         http_status: None,
         credential_expiry: None,
-        verdict_at: None,
+        verdict: None,
         failed_before: Vec::new(),
         sockets: Vec::new(),
     }));
@@ -424,19 +442,21 @@ pub async fn run(probe: &Arc<dyn Probe>, deadline: Deadline, env: &Env) -> Outco
         seen: Arc::clone(&seen),
         env: env.clone(),
         deadline: deadline.at,
+        timeout: deadline.timeout,
         limit: None,
     };
     let conversation = AssertUnwindSafe(probe.run(&mut attempt)).catch_unwind();
     let res = match tokio::time::timeout_at(deadline.at, conversation).await {
         Ok(Ok(res)) => res,
         Ok(Err(_panic)) => Err(panicked(lock(&record).open.as_ref().map(|open| open.0))),
-        // The deadline cut the goodbye: the peer had already proved itself.
-        Err(_) if lock(&record).verdict_at.is_some() => Ok(()),
-        Err(_) => Err(deadline_passed(
-            &lock(&record),
-            probe.endpoint(),
-            deadline.timeout,
-        )),
+        Err(_) => {
+            let record = lock(&record);
+            match &record.verdict {
+                // The deadline cut a farewell.
+                Some((_, verdict)) => verdict.clone(),
+                None => Err(deadline_passed(&record, probe.endpoint(), deadline.timeout)),
+            }
+        }
     };
     drop(attempt);
 
@@ -444,7 +464,11 @@ pub async fn run(probe: &Arc<dyn Probe>, deadline: Deadline, env: &Env) -> Outco
     record.close_phase();
     let mut outcome = Outcome {
         started_at,
-        duration: record.verdict_at.unwrap_or_else(Instant::now) - start,
+        duration: record
+            .verdict
+            .as_ref()
+            .map_or_else(Instant::now, |(at, _)| *at)
+            - start,
         phases: std::mem::take(&mut record.phases),
         tls: lock(&seen).take().map(|seen| seen.facts),
         server: record.server.take(),

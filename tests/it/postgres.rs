@@ -891,6 +891,15 @@ fn a_query_that_hangs_is_a_timeout_in_the_request() {
         let outcome = attempt_within(2 * SHORT, &spec);
         assert_down(&outcome, "timeout", "request", "");
         assert!(outcome.server.is_some());
+        // The server was told: the query does not go on without us.
+        eventually(|| {
+            let asking = "SELECT query FROM pg_stat_activity \
+                          WHERE query LIKE '%sleep(600)%' AND pid <> pg_backend_pid()";
+            match postgres.sql("app", asking).unwrap().is_empty() {
+                true => Ok(()),
+                false => Err("the query goes on".to_owned()),
+            }
+        });
     }
 }
 

@@ -52,6 +52,9 @@ pub(crate) struct Settings {
     server_name: Option<String>,
 }
 
+/// How much of an attempt's time is kept at most, to take back a query that does not end.
+const CANCEL_MAX: Duration = Duration::from_millis(500);
+
 pub(crate) struct Postgres {
     hosts: Vec<Host>,
     load_balance: bool,
@@ -152,9 +155,20 @@ impl ProbeType for Postgres {
 
     async fn probe(&self, attempt: &mut Attempt) -> Result<(), Failure> {
         let mut session = self.find_session(attempt).await?;
-        let answer = session.ask(&self.query);
-        attempt.phase(Phase::Request, answer).await?;
-        attempt.goodbye(session.terminate()).await;
+        attempt.keep_back((attempt.time_left() / 10).min(CANCEL_MAX));
+        let answer = attempt.phase(Phase::Request, session.ask(&self.query)).await;
+        attempt.limit(None);
+        match answer {
+            Ok(_) => attempt.goodbye(session.terminate()).await,
+            // The server has not noticed: it would go on, and the next attempts' queries beside it.
+            Err(failure) if failure.reason == Reason::Timeout && failure.code.is_none() => {
+                attempt.settle(Err(failure.clone()));
+                // It may hang altogether; nothing more can be done then.
+                let _ = self.cancel(attempt, session).await;
+                return Err(failure);
+            }
+            Err(failure) => return Err(failure),
+        }
         Ok(())
     }
 }
@@ -331,8 +345,8 @@ impl Postgres {
             (Encryption::IfOffered(tls), _) => tls,
         };
         let first = match self.ask_for_tls(attempt, host, tls).await {
-            Ok(Answer::Plain(line)) => return self.log_in(attempt, line).await,
-            Ok(Answer::Encrypted(line)) => match self.log_in(attempt, line).await {
+            Ok(Answer::Plain(line)) => return self.log_in(attempt, line, host, None).await,
+            Ok(Answer::Encrypted(line)) => match self.log_in(attempt, line, host, Some(tls)).await {
                 Err(failure) if is_refusal(&failure) => failure,
                 res => return res,
             },
@@ -345,7 +359,8 @@ impl Postgres {
 
     async fn log_in_plainly(&self, attempt: &mut Attempt, host: &Host) -> Result<Session, Failure> {
         let stream = attempt.dial(&host.address).await?;
-        self.log_in(attempt, Line::new(stream, None, &self.terms)).await
+        let line = Line::new(stream, None, &self.terms);
+        self.log_in(attempt, line, host, None).await
     }
 
     async fn log_in_encrypted(
@@ -355,7 +370,7 @@ impl Postgres {
         tls: &Tls,
     ) -> Result<Session, Failure> {
         match self.ask_for_tls(attempt, host, tls).await? {
-            Answer::Encrypted(line) => self.log_in(attempt, line).await,
+            Answer::Encrypted(line) => self.log_in(attempt, line, host, Some(tls)).await,
             Answer::Broken(failure) => Err(failure),
             Answer::Plain(_) => Err(Cause::new(Reason::TlsOther, "the server does not offer TLS")
                 .hint("turn `ssl` on at the server, or use `sslmode=disable` (and no `caCert`)")
@@ -400,11 +415,42 @@ impl Postgres {
         Ok(Answer::Encrypted(Line::new(stream, binding, &self.terms)))
     }
 
-    async fn log_in(&self, attempt: &mut Attempt, line: Line) -> Result<Session, Failure> {
+    async fn log_in(
+        &self,
+        attempt: &mut Attempt,
+        line: Line,
+        host: &Host,
+        tls: Option<&Tls>,
+    ) -> Result<Session, Failure> {
         let (client, connection) = attempt
             .phase(Phase::Auth, self.login.connect_raw(line, PassOn))
             .await?;
-        Ok(Session { client, connection })
+        Ok(Session {
+            client,
+            connection,
+            host: host.clone(),
+            tls: tls.cloned(),
+        })
+    }
+
+    /// Asks the server to give up the query that a session is waiting for: over a connection of its
+    /// own, encrypted if that of the session is.
+    async fn cancel(&self, attempt: &mut Attempt, session: Session) -> Result<(), Failure> {
+        let line = match &session.tls {
+            None => {
+                let stream = attempt.dial(&session.host.address).await?;
+                Line::new(stream, None, &self.terms)
+            }
+            Some(tls) => match self.ask_for_tls(attempt, &session.host, tls).await? {
+                Answer::Encrypted(line) => line,
+                Answer::Plain(_) => return Ok(()),
+                Answer::Broken(failure) => return Err(failure),
+            },
+        };
+        let token = session.client.cancel_token();
+        attempt
+            .phase(Phase::Request, token.cancel_query_raw(line, PassOn))
+            .await
     }
 }
 
@@ -532,6 +578,9 @@ async fn error_before_start(stream: &mut Stream, mut received: Vec<u8>) -> Cause
 struct Session {
     client: Client,
     connection: Connection<Line, Line>,
+    host: Host,
+    /// How it is encrypted, if it is.
+    tls: Option<Tls>,
 }
 
 impl Session {
