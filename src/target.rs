@@ -186,7 +186,11 @@ impl Attempt for Target {
         let timeout = self.facts.plan.timeout;
         match self.probe(started + timeout).await {
             Ok(ready) => {
-                let left = timeout.saturating_sub(started.elapsed());
+                // Where nothing had to be read, the whole timeout is told in messages.
+                let left = match ready.asked.is_nothing() {
+                    true => timeout,
+                    false => timeout.saturating_sub(started.elapsed()),
+                };
                 Attempted {
                     endpoint: Some(Arc::clone(&ready.endpoint)),
                     outcome: conncheck_probes::run(&ready.probe, left, &self.context.env).await,
