@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use conncheck::cli::{Mode, NoOptions, Options};
 use conncheck::redact::Redactor;
@@ -15,6 +16,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// glibc keeps such memory in the arena of whichever thread rendered; mimalloc gives it back.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long threads may take to end after the work is done.
+const LAST_THREADS: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     // Everything that speaks TLS takes the process' provider, so it comes first.
@@ -53,8 +57,10 @@ fn main() -> ExitCode {
         }
     };
     let verdict = runtime.block_on(run(&options, &redactor));
-    // A thread that hangs in a read of some dead mount is not waited for.
-    runtime.shutdown_background();
+    // Long enough for every thread that can end, which are then joined; one that hangs in a read of
+    // some dead mount is not waited for. (`shutdown_background` joins none, but detaches them while
+    // they end, and glibc before 2.41 may crash there: its bug 19951.)
+    runtime.shutdown_timeout(LAST_THREADS);
     ExitCode::from(verdict as u8)
 }
 
