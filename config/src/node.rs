@@ -815,6 +815,13 @@ fn syntax(at: &Place, kind: &ErrorKind) -> Mistake {
             "an unknown `\\` escape in double quotes".to_owned(),
             "write `\\\\` for a backslash, or use single quotes",
         ),
+        K::UnexpectedCharacter { character } if character.is_control() => (
+            format!(
+                "a control character that YAML does not allow (U+{:04X})",
+                u32::from(*character)
+            ),
+            "between double quotes write it as an escape, such as `\\x7f`",
+        ),
         // The character may be the first of a password, so it is not quoted.
         K::UnexpectedCharacter { .. } => (
             "a character that cannot start a text".to_owned(),

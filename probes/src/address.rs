@@ -92,7 +92,7 @@ pub(crate) fn unknown_option(
 ) -> Invalid {
     let invalid = access.invalid(
         Field::Url,
-        format!("unknown option `{option}` in the `url`"),
+        format!("bad `url`: unknown option `{option}`"),
     );
     match conncheck_config::closest(option, known.iter().copied()) {
         Some(close) => invalid.hint(format!("did you mean `{close}`?")),

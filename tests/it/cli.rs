@@ -25,6 +25,7 @@ crate::trials![
     a_missing_secret_touches_nobody_else,
     a_value_that_is_missing_is_no_mistake_of_the_definition,
     paused_connections_are_not_probed,
+    every_mistake_that_a_type_sees_has_its_message,
     the_deadline_holds,
 ];
 
@@ -527,4 +528,28 @@ fn a_value_that_is_missing_is_no_mistake_of_the_definition() {
     for connection in report["connections"].as_array().unwrap() {
         assert_eq!(connection["reason"], "secret", "{connection}");
     }
+}
+
+/// One mistake a file, that only its type can see; its message is read in review like prose.
+fn every_mistake_that_a_type_sees_has_its_message() {
+    let folder =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/testdata/invalid/types");
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    let mut messages = String::new();
+    for file in files {
+        let output = conncheck(&["--check-config", &file])
+            .current_dir(&folder)
+            .output()
+            .unwrap();
+        assert_eq!(code(&output), 2, "{file}: {}", text(&output.stdout));
+        let said = text(&output.stdout);
+        let said = said.lines().filter(|line| !line.contains(" in 1 file"));
+        messages += &said.collect::<Vec<_>>().join("\n");
+        messages += "\n\n";
+    }
+    insta::assert_snapshot!(messages);
 }
