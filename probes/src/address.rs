@@ -90,10 +90,7 @@ pub(crate) fn unknown_option(
     option: &str,
     known: &'static [&'static str],
 ) -> Invalid {
-    let invalid = access.invalid(
-        Field::Url,
-        format!("bad `url`: unknown option `{option}`"),
-    );
+    let invalid = access.invalid(Field::Url, format!("bad `url`: unknown option `{option}`"));
     match conncheck_config::closest(option, known.iter().copied()) {
         Some(close) => invalid.hint(format!("did you mean `{close}`?")),
         None => invalid.hint(match known {

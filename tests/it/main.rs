@@ -16,6 +16,7 @@
 mod check;
 mod cli;
 mod daemon;
+mod dns;
 mod docs;
 mod faults;
 mod http;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let trials: Vec<Trial> = [
         cli::trials(),
         daemon::trials(),
+        dns::trials(),
         docs::trials(),
         faults::trials(),
         http::trials(),
