@@ -31,8 +31,10 @@
 //!    `Cargo.toml` passes on.
 //! 3. **The sample**, `config/samples/<type>.yaml`. A test builds it, and `docker-compose.yml` mounts
 //!    it beside the type's server.
-//! 4. **The tests**, `tests/it/<type>.rs`, on its real server. The fault matrix, the redaction sweep
-//!    and the documentation's table of types walk the table and pick the new type up.
+//! 4. **The tests**, `tests/it/<type>.rs`, on its real server, with a row in `faults.rs` (how it talks)
+//!    and in `redaction.rs` (where its secrets stand). The table of faults, the hunt for leaks, the
+//!    redaction sweep and the check of the README walk the table of types, and fail while a type has no
+//!    row or no section.
 //!
 //! # What holds for all of them
 //!

@@ -13,20 +13,23 @@ use serde_json::{Value, json};
 use crate::check::{SHORT, TIMEOUT, assert_down, attempt_with, attempt_within};
 
 /// How a type talks: enough to cross its conversation at each point.
-struct Talk {
-    type_name: &'static str,
+pub(crate) struct Talk {
+    pub(crate) type_name: &'static str,
     /// A definition at `host:port`, without TLS.
-    spec: fn(&str) -> Value,
+    pub(crate) spec: fn(&str) -> Value,
+    /// One whose first words are a TLS handshake.
+    pub(crate) spec_with_tls: fn(&str) -> Value,
     /// The phase in which it first waits for the peer.
     first: &'static str,
     /// An answer to its first words, after which it waits again, and the phase in which it does.
     reply: (&'static [u8], &'static str),
 }
 
-const TALKS: &[Talk] = &[
+pub(crate) const TALKS: &[Talk] = &[
     Talk {
         type_name: "http",
         spec: |at| json!({"type": "http", "url": format!("http://{at}/health")}),
+        spec_with_tls: |at| json!({"type": "http", "url": format!("https://{at}/health")}),
         first: "request",
         reply: (
             b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
@@ -36,12 +39,17 @@ const TALKS: &[Talk] = &[
     Talk {
         type_name: "postgres",
         spec: |at| json!({"type": "postgres", "url": format!("postgres://probe:secret@{at}/app")}),
+        spec_with_tls: |at| {
+            let options = "sslmode=require&sslnegotiation=direct";
+            json!({"type": "postgres", "url": format!("postgres://probe:secret@{at}/app?{options}")})
+        },
         first: "tls",
         reply: (b"N", "auth"),
     },
     Talk {
         type_name: "redis",
         spec: |at| json!({"type": "redis", "url": format!("redis://probe:secret@{at}")}),
+        spec_with_tls: |at| json!({"type": "redis", "url": format!("rediss://probe:secret@{at}")}),
         first: "auth",
         reply: (b"+OK\r\n", "request"),
     },
@@ -63,6 +71,13 @@ const FAULTS: &[Fault] = &[
     ("trickles", trickles),
     ("talks_nonsense", talks_nonsense),
     ("never_stops_talking", never_stops_talking),
+    ("says_nothing_to_a_handshake", says_nothing_to_a_handshake),
+    ("hangs_up_on_a_handshake", hangs_up_on_a_handshake),
+    (
+        "answers_a_handshake_in_plain_text",
+        answers_a_handshake_in_plain_text,
+    ),
+    ("sends_an_alert", sends_an_alert),
     ("name_does_not_exist", name_does_not_exist),
     ("name_server_fails", name_server_fails),
     ("name_server_is_silent", name_server_is_silent),
@@ -181,6 +196,45 @@ fn never_stops_talking(talk: &Talk) {
     let failure = outcome.result.expect_err("nonsense without end");
     assert_eq!(failure.reason.as_str(), "protocol", "{failure:?}");
     assert!(peer.everybody_left(Duration::from_secs(5)));
+}
+
+fn over_tls(talk: &Talk, peer: &Peer) -> Outcome {
+    let outcome = attempt_within(SHORT, &(talk.spec_with_tls)(&peer.addr().to_string()));
+    assert!(
+        peer.everybody_left(Duration::from_secs(2)),
+        "a connection was left open"
+    );
+    assert!(
+        outcome.tls.is_none(),
+        "no certificate was seen: {outcome:#?}"
+    );
+    outcome
+}
+
+fn says_nothing_to_a_handshake(talk: &Talk) {
+    let peer = Peer::silent().unwrap();
+    assert_down(&over_tls(talk, &peer), "timeout", "tls", "");
+}
+
+fn hangs_up_on_a_handshake(talk: &Talk) {
+    let peer = Peer::closes_after_request().unwrap();
+    assert_down(&over_tls(talk, &peer), "connect_reset", "tls", "");
+}
+
+fn answers_a_handshake_in_plain_text(talk: &Talk) {
+    let peer = Peer::hangs_after_reply(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..]).unwrap();
+    assert_down(&over_tls(talk, &peer), "protocol", "tls", "");
+}
+
+fn sends_an_alert(talk: &Talk) {
+    // Fatal, handshake_failure.
+    let peer = Peer::hangs_after_reply(&[0x15, 3, 3, 0, 2, 2, 40][..]).unwrap();
+    assert_down(
+        &over_tls(talk, &peer),
+        "tls_other",
+        "tls",
+        "handshake_failure",
+    );
 }
 
 fn resolved_by(talk: &Talk, server: &DnsServer, port: u16) -> Outcome {

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use conncheck_probes::{Deadline, Env, Probe, ResolverChoice};
 use conncheck_rig::faults::{BlackHole, Peer};
-use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::check::probe;
+use crate::faults::TALKS;
 
 crate::trials![a_black_hole_leaves_nothing, a_silent_peer_leaves_nothing,];
 
@@ -49,11 +49,11 @@ pub(crate) fn run_as_child() -> bool {
     let Ok(at) = std::env::var("CONNCHECK_LEAK_PEER") else {
         return false;
     };
-    let probes: Vec<Arc<dyn Probe>> = vec![
-        probe(&json!({"type": "http", "url": format!("https://{at}")})),
-        probe(&json!({"type": "postgres", "url": format!("postgres://probe:secret@{at}/app")})),
-        probe(&json!({"type": "redis", "url": format!("rediss://probe:secret@{at}")})),
-    ];
+    let probes: Vec<Arc<dyn Probe>> = TALKS
+        .iter()
+        .flat_map(|talk| [(talk.spec)(&at), (talk.spec_with_tls)(&at)])
+        .map(|spec| probe(&spec))
+        .collect();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -4,6 +4,7 @@
 //! then everything that the program can say is searched for it: reports, logs at every level,
 //! `/metrics`. The peers are the worst there are: some repeat in their answers what they were sent.
 
+use conncheck_probes::types;
 use conncheck_rig::faults::{self, Peer, Step};
 use conncheck_rig::http::{HttpPeer, response};
 use conncheck_rig::{Rig, need};
@@ -64,6 +65,13 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "http", "url": format!("http://{at}/"), "properties": {"oauth": {"tokenURL": format!("http://{at}/token"), "clientID": "probe", "clientSecret": MARKER}}}),
         json!({"type": "http", "url": format!("https://{at}/"), "clientCert": "env://CERT_WITH_MARKER", "clientKey": "env://KEY_WITH_MARKER"}),
     ];
+    for info in types::all() {
+        assert!(
+            specs.iter().any(|spec| spec["type"] == info.name),
+            "`{}` has no row here",
+            info.name
+        );
+    }
     specs
         .into_iter()
         .enumerate()
