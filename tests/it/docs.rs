@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use conncheck_probes::{Phase, Reason, types};
+use conncheck_rig::prometheus;
 use serde_json::json;
 
 use crate::program::{Daemon, document, run, text, write};
@@ -14,6 +15,7 @@ crate::trials![
     every_reason_and_phase_is_in_the_readme,
     every_sample_is_valid,
     the_readme_s_own_examples_are_valid,
+    the_readme_s_queries_and_the_scrape_configuration_are_valid,
 ];
 
 fn root() -> std::path::PathBuf {
@@ -182,4 +184,54 @@ fn the_readme_s_own_examples_are_valid() {
     let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("1 valid connection"), "{said}");
+}
+
+fn the_readme_s_queries_and_the_scrape_configuration_are_valid() {
+    let promtool = match prometheus::promtool() {
+        Ok(promtool) => promtool,
+        // It comes with the servers; without them this is one of those that are skipped.
+        Err(error) => {
+            assert!(
+                std::env::var_os("CONNCHECK_REQUIRE_SERVERS").is_none(),
+                "{error}"
+            );
+            eprintln!("skipped: {error}");
+            return;
+        }
+    };
+    let readme = readme();
+    let queries = readme
+        .split("```promql\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let mut rules = "groups:\n- name: readme\n  rules:\n".to_owned();
+    for (index, query) in queries
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .enumerate()
+    {
+        rules += &format!("  - record: q{index}\n    expr: |\n      {query}\n");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rules.yml");
+    std::fs::write(&file, rules).unwrap();
+    for args in [
+        vec!["check", "rules", file.to_str().unwrap()],
+        vec!["check", "config", "config/prometheus/prometheus.yml"],
+    ] {
+        let output = std::process::Command::new(&promtool)
+            .args(args)
+            .current_dir(root())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+    }
 }
