@@ -104,6 +104,7 @@ impl Target {
         };
         let FirstLook {
             res,
+            endpoint,
             unresolved,
             secrets,
         } = look.unwrap_or_else(|_| hanging_look(&connection, ty));
@@ -118,7 +119,7 @@ impl Target {
             type_name: ty.name,
             reasons: ty.reasons,
             plan,
-            endpoint: ready.as_ref().map(|ready| Arc::clone(&ready.endpoint)),
+            endpoint: (ready.as_ref().map(|ready| Arc::clone(&ready.endpoint))).or(endpoint),
             labels: connection.labels.clone(),
         });
         let unresolved = errors(unresolved);
@@ -194,7 +195,7 @@ impl Attempt for Target {
                 outcome.started_at = started_at;
                 outcome.duration = started.elapsed();
                 Attempted {
-                    endpoint: None,
+                    endpoint: self.facts.endpoint.clone(),
                     outcome,
                 }
             }
@@ -206,6 +207,8 @@ impl Attempt for Target {
 struct FirstLook {
     /// The probe; nothing while secrets are missing; or mistakes.
     res: Result<Option<Ready>, Vec<Invalid>>,
+    /// Where it goes, where that is known without any secret.
+    endpoint: Option<Arc<str>>,
     unresolved: Vec<Invalid>,
     secrets: Vec<Secret>,
 }
@@ -224,6 +227,7 @@ fn first_look(connection: &Connection, ty: &TypeInfo, secrets: &Secrets) -> Firs
         Ok(probe) => {
             return FirstLook {
                 res: Ok(Some(Ready::new(probe, asking.asked()))),
+                endpoint: None,
                 unresolved: Vec::new(),
                 secrets: resolved.secrets,
             };
@@ -236,6 +240,7 @@ fn first_look(connection: &Connection, ty: &TypeInfo, secrets: &Secrets) -> Firs
         true => judge_partly(connection, ty, &Asking::new(secrets), mistakes),
         false => FirstLook {
             res: Err(mistakes),
+            endpoint: None,
             unresolved: Vec::new(),
             secrets: Vec::new(),
         },
@@ -252,9 +257,12 @@ fn judge_partly(
     unresolved: Vec<Invalid>,
 ) -> FirstLook {
     let partial = connection.resolve_partly(ty.name);
-    let mut mistakes = match partial.url_is_known {
-        true => ty.build(&partial.resolved, files).err().unwrap_or_default(),
-        false => ty.check_settings(&partial.resolved),
+    let (endpoint, mut mistakes) = match partial.url_is_known {
+        true => match ty.build(&partial.resolved, files) {
+            Ok(probe) => (Some(probe.endpoint().into()), Vec::new()),
+            Err(mistakes) => (None, mistakes),
+        },
+        false => (None, ty.check_settings(&partial.resolved)),
     };
     // What is wrong with a placeholder says nothing about the value.
     mistakes.retain(|mistake| !partial.is_unknown_at(&mistake.place));
@@ -263,6 +271,7 @@ fn judge_partly(
             true => Ok(None),
             false => Err(mistakes),
         },
+        endpoint,
         unresolved,
         secrets: partial.resolved.secrets,
     }
@@ -277,6 +286,7 @@ fn hanging_look(connection: &Connection, ty: &TypeInfo) -> FirstLook {
             true => Ok(None),
             false => Err(mistakes),
         },
+        endpoint: None,
         unresolved: vec![Invalid {
             place: connection.place.clone(),
             message: "reading its secrets did not end".to_owned(),

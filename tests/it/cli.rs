@@ -439,6 +439,10 @@ fn a_missing_secret_touches_nobody_else() {
     assert_eq!(of("up")["up"], true);
     assert_eq!(of("missing")["reason"], "secret");
     assert!(of("missing")["phase"].is_null());
+    assert_eq!(
+        of("missing")["endpoint"],
+        format!("redis://{}", peer.addr())
+    );
     assert_eq!(peer.accepted(), 0, "nothing is attempted");
 }
 
