@@ -106,7 +106,7 @@ mod tests {
                 name: name.to_owned(),
             }),
             message: message.to_owned(),
-            hint: Some("mend it".to_owned()),
+            hint: Some("mend it".into()),
         }
     }
 

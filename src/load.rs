@@ -55,6 +55,11 @@ pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loa
         Err(err) => std::panic::resume_unwind(err.into_panic()),
     };
     redactor.add(snapshot.documents.secrets());
+    let names = snapshot.connections.iter();
+    redactor.keep(names.flat_map(|connection| {
+        let id = &connection.id;
+        [id.namespace.as_str(), id.name.as_str()]
+    }));
     let absolute = |dir: &PathBuf| std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
     let context = Context {
         secrets: Arc::new(Secrets::new(

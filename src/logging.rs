@@ -156,7 +156,7 @@ pub fn state_changed(changed: &Changed) {
                 phase = failure.phase.map(|phase| phase.as_str()),
                 code = failure.code,
                 detail = failure.message,
-                hint = failure.hint,
+                hint = failure.hint.as_deref(),
                 endpoint,
                 failures = record.consecutive_failures,
                 up_for = lasted,
@@ -339,7 +339,7 @@ mod tests {
         let failure = failed.result.as_mut().unwrap_err();
         failure.code = Some("57P03".to_owned());
         failure.message = "the database system is \"starting up\"\n\x1b[2J".to_owned();
-        failure.hint = Some("wait".to_owned());
+        failure.hint = Some("wait".into());
         let mut back = up();
         back.started_at += jiff::SignedDuration::from_secs(150);
         for outcome in [up(), up(), failed.clone(), failed, back] {

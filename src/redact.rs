@@ -40,6 +40,9 @@ struct Known {
     values: HashSet<String>,
     settled: Vec<String>,
     recent: Vec<String>,
+    /// What every line may show; see [`Redactor::keep`].
+    public: String,
+    public_grew: bool,
 }
 
 #[derive(Clone, Default)]
@@ -61,6 +64,20 @@ impl Redactor {
                 self.stale.store(true, Ordering::Release);
             }
         }
+    }
+
+    /// These are public: names of connections, and where they go. A value that is a part of one is
+    /// not struck out here, or a user called `orders` would make `[redacted]-db` of the name
+    /// `orders-db` in every line, and hide nothing. (Whoever made the outcome has still taken it out
+    /// of what the peer said.)
+    pub fn keep<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        let mut known = self.lock();
+        for name in names {
+            known.public.push_str(name);
+            known.public.push('\n');
+            known.public_grew = true;
+        }
+        self.stale.store(true, Ordering::Release);
     }
 
     /// `text` without any of them.
@@ -86,12 +103,13 @@ impl Redactor {
     fn refresh(&self) {
         let mut known = self.lock();
         let mut search = Search::clone(&self.search.load());
-        if known.recent.len() > RECENT {
+        if known.recent.len() > RECENT || known.public_grew {
             let recent = std::mem::take(&mut known.recent);
             known.settled.extend(recent);
-            search.settled = searcher(&known.settled);
+            known.public_grew = false;
+            search.settled = searcher(&known.settled, &known.public);
         }
-        search.recent = searcher(&known.recent);
+        search.recent = searcher(&known.recent, &known.public);
         self.search.store(search.into());
         self.stale.store(false, Ordering::Release);
     }
@@ -101,13 +119,21 @@ impl Redactor {
     }
 }
 
-fn searcher(values: &[String]) -> Option<AhoCorasick> {
+/// Looks for the values that are no part of what is public.
+fn searcher(values: &[String], public: &str) -> Option<AhoCorasick> {
     if values.is_empty() {
         return None;
     }
+    let in_public: HashSet<usize> = AhoCorasick::new(values)
+        .ok()?
+        .find_overlapping_iter(public)
+        .map(|found| found.pattern().as_usize())
+        .collect();
+    let secret = values.iter().enumerate();
+    let secret = secret.filter(|(index, _)| !in_public.contains(index));
     AhoCorasick::builder()
         .match_kind(MatchKind::LeftmostLongest)
-        .build(values)
+        .build(secret.map(|(_, value)| value))
         .ok()
 }
 
@@ -204,6 +230,18 @@ mod tests {
             "-----BEGIN CERTIFICATE-----",
             "-----BEGIN CERTIFICATE-----",
         );
+    }
+
+    #[test]
+    fn a_name_that_everybody_sees_stays_whole() {
+        let redactor = Redactor::default();
+        redactor.add([&Secret::new("orders"), &Secret::new("hunter2")]);
+        let line = "shop/orders-db: hunter2";
+        assert_eq!(redactor.redact(line), "shop/[redacted]-db: [redacted]");
+        redactor.keep(["shop", "orders-db"]);
+        assert_eq!(redactor.redact(line), "shop/orders-db: [redacted]");
+        redactor.add([&Secret::new("shop/")]);
+        assert_eq!(redactor.redact("shop/"), "[redacted]", "more than the name");
     }
 
     #[test]

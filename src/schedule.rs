@@ -212,7 +212,7 @@ pub async fn attempt<T: Attempt>(target: &T) -> Attempted {
                 phase: None,
                 code: None,
                 message: "the probe panicked".to_owned(),
-                hint: Some("this is a bug of conncheck; its log says where".to_owned()),
+                hint: Some("this is a bug of conncheck; its log says where".into()),
             });
             outcome.started_at = started_at;
             outcome.duration = started.elapsed();

@@ -5,6 +5,7 @@
 //! outcome has the reason `secret` until they are there. Secrets are read for each attempt, so
 //! rotation needs no restart; the probe is built anew only when something came differently.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::str::FromStr;
@@ -122,6 +123,7 @@ impl Target {
             endpoint: (ready.as_ref().map(|ready| Arc::clone(&ready.endpoint))).or(endpoint),
             labels: connection.labels.clone(),
         });
+        context.redactor.keep(facts.endpoint.as_deref());
         let unresolved = errors(unresolved);
         let target = Arc::new(Self {
             revision: revision(text, &plan),
@@ -290,7 +292,7 @@ fn hanging_look(connection: &Connection, ty: &TypeInfo) -> FirstLook {
         unresolved: vec![Invalid {
             place: connection.place.clone(),
             message: "reading its secrets did not end".to_owned(),
-            hint: Some("does the folder or mount that they are read from hang?".to_owned()),
+            hint: Some("does the folder or mount that they are read from hang?".into()),
         }],
         secrets: partial.resolved.secrets,
     }
@@ -342,7 +344,7 @@ fn secret_failure(message: String, hint: Option<String>) -> Failure {
         phase: None,
         code: None,
         message,
-        hint,
+        hint: hint.map(Cow::Owned),
     }
 }
 

@@ -5,6 +5,7 @@
 //! [`Attempt`]'s record outlives the probe's future, so a deadline that cuts it still knows which
 //! phase was open.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -313,9 +314,7 @@ impl Attempt {
         res.map_err(
             |failure| match (failure.code.as_deref(), tls.has_client_certificate()) {
                 (Some("handshake_failure"), true) => Failure {
-                    hint: Some(
-                        "no cipher in common, or it refuses our client certificate".to_owned(),
-                    ),
+                    hint: Some("no cipher in common, or it refuses our client certificate".into()),
                     ..failure
                 },
                 _ => failure,
@@ -490,7 +489,10 @@ fn scrub(outcome: &mut Outcome, probe: &dyn Probe) {
     if let Err(failure) = &mut outcome.result {
         clean(&mut failure.message);
         failure.code.iter_mut().for_each(&mut clean);
-        failure.hint.iter_mut().for_each(&mut clean);
+        // A hint of ours that says the same of every target holds no secret, whatever a user is called.
+        if let Some(Cow::Owned(hint)) = &mut failure.hint {
+            clean(hint);
+        }
     }
     outcome.server.iter_mut().for_each(&mut clean);
     if let Some(tls) = &mut outcome.tls {
@@ -522,7 +524,7 @@ fn panicked(phase: Option<Phase>) -> Failure {
         phase,
         code: None,
         message: "conncheck itself failed: the probe panicked".to_owned(),
-        hint: Some("this is a bug of conncheck; its log has the place".to_owned()),
+        hint: Some("this is a bug of conncheck; its log has the place".into()),
     }
 }
 
@@ -819,7 +821,7 @@ mod tests {
                 attempt.server("Server\r\n  hunter2");
                 Err(Cause::protocol("no\nuse for hunter2\u{1b}[31m")
                     .code("hunter2")
-                    .hint("not hunter2")
+                    .hint("not hunter2".to_owned())
                     .in_phase(Phase::Request))
             })
         })

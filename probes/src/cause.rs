@@ -1,5 +1,6 @@
 //! From a driver's error to a [`Reason`]: the part that is the same for every type.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::io;
 
@@ -18,7 +19,7 @@ pub struct Cause {
     /// One line: what was expected and what came.
     pub message: String,
     /// The usual cause and the way out.
-    pub hint: Option<String>,
+    pub hint: Option<Cow<'static, str>>,
     /// The phase that is really to blame where it is not the open one: with TLS 1.3 a refused
     /// client certificate shows only after the handshake.
     pub phase: Option<Phase>,
@@ -50,7 +51,7 @@ impl Cause {
 
     /// Adds the way out.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.hint = Some(hint.into());
         self
     }

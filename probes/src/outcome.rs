@@ -1,5 +1,6 @@
 //! What came of an attempt: how long each phase took, what the peer showed, and why it failed.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -158,7 +159,7 @@ pub struct Failure {
     /// One line: what was expected and what came.
     pub message: String,
     /// The usual cause and the way out, where there is one.
-    pub hint: Option<String>,
+    pub hint: Option<Cow<'static, str>>,
 }
 
 /// What the peer showed in its TLS handshake, whether or not it was accepted.

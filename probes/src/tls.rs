@@ -236,14 +236,14 @@ impl Tls {
                 return Err(TlsMistake {
                     part: TlsPart::ClientCert,
                     message: "a client certificate without its key".to_owned(),
-                    hint: Some("give the private key as `clientKey`".to_owned()),
+                    hint: Some("give the private key as `clientKey`".into()),
                 });
             }
             (None, Some(_)) => {
                 return Err(TlsMistake {
                     part: TlsPart::ClientKey,
                     message: "a client key without its certificate".to_owned(),
-                    hint: Some("give the certificate as `clientCert`".to_owned()),
+                    hint: Some("give the certificate as `clientCert`".into()),
                 });
             }
         };
@@ -404,7 +404,7 @@ fn handshake_cause(error: io::Error) -> Cause {
     match cause.reason {
         Reason::ConnectReset => Cause {
             message: "the peer hung up during the TLS handshake".to_owned(),
-            hint: Some("does it speak TLS on that port?".to_owned()),
+            hint: Some("does it speak TLS on that port?".into()),
             ..cause
         },
         _ => cause,
@@ -821,7 +821,7 @@ fn roots_of(pem: &Secret) -> Result<RootCertStore, TlsMistake> {
     let wrong = |message: String| TlsMistake {
         part: TlsPart::CaCert,
         message,
-        hint: Some("it must be PEM text: `-----BEGIN CERTIFICATE-----` …".to_owned()),
+        hint: Some("it must be PEM text: `-----BEGIN CERTIFICATE-----` …".into()),
     };
     let certificates = certificates_of(pem).map_err(&wrong)?;
     let mut roots = RootCertStore::empty();

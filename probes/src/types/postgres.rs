@@ -400,7 +400,7 @@ impl Postgres {
             // A server before 17 takes the handshake for a message of its own, and hangs up.
             Err(failure) if self.direct_tls && failure.reason == Reason::ConnectReset => {
                 return Ok(Answer::Broken(Failure {
-                    hint: Some(DIRECT_TLS_HINT.to_owned()),
+                    hint: Some(DIRECT_TLS_HINT.into()),
                     ..failure
                 }));
             }
@@ -929,7 +929,7 @@ impl From<tokio_postgres::Error> for Cause {
             );
             let cause = server_error(error.code().code(), is_fatal, &message);
             return match (&cause.hint, error.hint()) {
-                (None, Some(hint)) => cause.hint(hint),
+                (None, Some(hint)) => cause.hint(hint.to_owned()),
                 _ => cause,
             };
         }
