@@ -11,11 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use arc_swap::ArcSwap;
-use conncheck_config::Secret;
+use conncheck_config::{REDACTED, Secret};
 use conncheck_probes::{Phase, Reason};
-
-/// What stands in the place of a secret.
-const REDACTED: &str = "[redacted]";
 
 /// Shorter values are left alone: striking out every `a` would hide everything and keep nothing.
 const SHORTEST: usize = 4;

@@ -15,7 +15,7 @@ use crate::connection::{SecretRef, Spec};
 use crate::error::Mistake;
 use crate::node::{self, Data, Node};
 use crate::read::Reader;
-use crate::resolve::{Found, RefKind};
+use crate::resolve::{Found, Lookup, NotFound, RefKind};
 use crate::words::{nearest, quoted};
 use crate::{ConfigError, Connection, Identity, Place, Secret, Spanned, template};
 
@@ -334,6 +334,27 @@ impl Documents {
             .iter()
             .filter(|((kind, _), _)| *kind == RefKind::Secret)
             .flat_map(|(_, (_, found))| found.values.values())
+    }
+}
+
+/// The documents, and neither files nor variables.
+impl Lookup for Documents {
+    fn find(
+        &self,
+        kind: RefKind,
+        namespace: &str,
+        name: &str,
+        _: &[&str],
+    ) -> Result<Found, NotFound> {
+        Self::find(self, kind, namespace, name).ok_or_else(NotFound::default)
+    }
+
+    fn file(&self, _: &str) -> Result<Secret, NotFound> {
+        Err(NotFound::default())
+    }
+
+    fn env(&self, _: &str) -> Result<Secret, NotFound> {
+        Err(NotFound::default())
     }
 }
 

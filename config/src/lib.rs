@@ -21,6 +21,6 @@ pub use connection::{Connection, Partial};
 pub use document::{Documents, Loaded, Loader, PassedOver, Trust};
 pub use error::{ConfigError, Identity, Place, Spanned};
 pub use node::{Node, NodeError, read_one};
-pub use resolve::{Field, Found, Lookup, NoLookup, NotFound, RefKind, Resolved, Unresolved};
-pub use secret::Secret;
+pub use resolve::{Field, Found, Lookup, NotFound, RefKind, Resolved, Unresolved};
+pub use secret::{REDACTED, Secret};
 pub use words::closest;

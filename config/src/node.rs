@@ -229,7 +229,7 @@ impl Scalar {
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.data {
-            Data::Scalar(_) => f.write_str("[redacted]"),
+            Data::Scalar(_) => f.write_str(crate::secret::REDACTED),
             Data::Seq(items) => f.debug_list().entries(items).finish(),
             // A password in braces is read as a key, so keys are not shown either.
             Data::Map(entries) => f

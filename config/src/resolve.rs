@@ -56,24 +56,6 @@ pub trait Lookup: Send + Sync {
     fn env(&self, name: &str) -> Result<Secret, NotFound>;
 }
 
-/// A [`Lookup`] that has nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoLookup;
-
-impl Lookup for NoLookup {
-    fn find(&self, _: RefKind, _: &str, _: &str, _: &[&str]) -> Result<Found, NotFound> {
-        Err(NotFound::default())
-    }
-
-    fn file(&self, _: &str) -> Result<Secret, NotFound> {
-        Err(NotFound::default())
-    }
-
-    fn env(&self, _: &str) -> Result<Secret, NotFound> {
-        Err(NotFound::default())
-    }
-}
-
 /// A secret or config map that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {

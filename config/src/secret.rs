@@ -5,6 +5,9 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use zeroize::Zeroizing;
 
+/// What stands wherever a secret would.
+pub const REDACTED: &str = "[redacted]";
+
 /// A secret text: prints as `[redacted]`, is never serialized, and is wiped when dropped.
 ///
 /// [`Secret::expose`] stands only where a driver takes the value.
@@ -36,7 +39,7 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
+        f.write_str(REDACTED)
     }
 }
 

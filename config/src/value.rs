@@ -64,7 +64,7 @@ impl Reference {
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            Source::Literal(_) => f.write_str("[redacted]"),
+            Source::Literal(_) => f.write_str(crate::secret::REDACTED),
             Source::Reference(reference) => reference.fmt(f),
         }
     }

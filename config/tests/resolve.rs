@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use conncheck_config::{
-    Connection, Field, Found, Loader, Lookup, NoLookup, NotFound, RefKind, Resolved, Secret, Trust,
+    Connection, Documents, Field, Found, Loader, Lookup, NotFound, RefKind, Resolved, Secret, Trust,
 };
 
 /// Two secrets, a config map, a file and a variable.
@@ -400,7 +400,7 @@ fn a_partial_knows_what_it_knows() {
 fn without_references_nothing_is_looked_up() {
     let connection = connection("  type: http\n  url: https://h/$(name)\n");
     assert!(!connection.needs_lookup());
-    connection.resolve("http", &NoLookup).unwrap();
+    connection.resolve("http", &Documents::default()).unwrap();
 }
 
 #[track_caller]

@@ -351,13 +351,12 @@ impl Response {
     }
 }
 
-/// Reads a URL that can be asked at. User-info and fragment are left out: they are never sent. No
-/// message quotes it.
-pub(crate) fn target(text: &str) -> Result<Url, String> {
-    // For its messages.
-    Location::parse(text)?;
+/// Reads a URL that can be asked at: its parts, and what is sent. User-info and fragment are left
+/// out of the latter. No message quotes it.
+pub(crate) fn target(text: &str) -> Result<(Location, Url), String> {
+    let location = Location::parse(text)?;
     let url = Url::parse(text).map_err(|error| error.to_string())?;
-    sendable(url).map_err(str::to_owned)
+    Ok((location, sendable(url)?))
 }
 
 fn sendable(mut url: Url) -> Result<Url, &'static str> {

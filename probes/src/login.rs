@@ -366,7 +366,7 @@ impl OAuth {
         from_secret: Option<Secret>,
     ) -> Result<Self, Invalid> {
         let invalid = |message: &str| access.invalid(Field::Properties, message);
-        let url = target(settings.token_url.expose())
+        let (_, url) = target(settings.token_url.expose())
             .map_err(|error| invalid(&format!("bad `oauth.tokenURL`: {error}")))?;
         let client_id = settings
             .client_id

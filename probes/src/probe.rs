@@ -203,9 +203,16 @@ pub(crate) fn build<P: ProbeType>(
     let settings = settings::<P>(resolved)?;
     let access = Access::new(resolved, files);
     // A certificate that cannot be read is a mistake also where this URL needs none.
-    access
-        .tls(&access.tls_options(None, None))
-        .map_err(|invalid| vec![invalid])?;
+    let given = [
+        &resolved.ca_cert,
+        &resolved.client_cert,
+        &resolved.client_key,
+    ];
+    if given.iter().any(|pem| pem.is_some()) {
+        access
+            .tls(&access.tls_options(None, None))
+            .map_err(|invalid| vec![invalid])?;
+    }
     let probe = P::new(access, settings).map_err(|invalid| vec![invalid])?;
     Ok(Arc::new(Typed {
         endpoint: probe.endpoint(),

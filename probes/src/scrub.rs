@@ -1,11 +1,8 @@
-//! The second wall: known secrets are taken out of every text that leaves.
+//! A target's own secrets are taken out of every text of its outcomes.
 
 use std::borrow::Cow;
 
-use conncheck_config::Secret;
-
-/// What stands in place of a secret.
-const REDACTED: &str = "[redacted]";
+use conncheck_config::{REDACTED, Secret};
 
 /// Takes known secrets out of texts.
 #[derive(Clone, Default)]

@@ -5,9 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use conncheck_config::{
-    Documents, Found, Loaded, Loader, Lookup, NotFound, RefKind, Secret, Trust, Unresolved,
-};
+use conncheck_config::{Loaded, Loader, Secret, Trust, Unresolved};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -27,31 +25,6 @@ use crate::{Env, ResolverChoice};
 /// Long enough for anything that works.
 pub(crate) const LONG: Duration = Duration::from_secs(10);
 
-/// Secrets among the documents, and nothing else.
-struct Inline(Documents);
-
-impl Lookup for Inline {
-    fn find(
-        &self,
-        kind: RefKind,
-        namespace: &str,
-        name: &str,
-        _: &[&str],
-    ) -> Result<Found, NotFound> {
-        self.0
-            .find(kind, namespace, name)
-            .ok_or_else(NotFound::default)
-    }
-
-    fn file(&self, _: &str) -> Result<Secret, NotFound> {
-        Err(NotFound::default())
-    }
-
-    fn env(&self, _: &str) -> Result<Secret, NotFound> {
-        Err(NotFound::default())
-    }
-}
-
 struct NoFiles;
 
 impl Files for NoFiles {
@@ -70,7 +43,7 @@ pub(crate) fn build(
     let loaded = load(ty, spec, secret);
     let info = crate::types::find(ty).unwrap();
     let resolved = loaded.connections[0]
-        .resolve(info.name, &Inline(loaded.documents))
+        .resolve(info.name, &loaded.documents)
         .unwrap_or_else(|missing: Vec<Unresolved>| panic!("{missing:?}"));
     info.build(&resolved, &NoFiles)
 }
@@ -304,13 +277,18 @@ impl Authority {
 
     /// A certificate for `name` until the year `to`.
     pub(crate) fn leaf(&self, name: &str, to: i32) -> Leaf {
+        self.leaf_of_years(name, (2020, to))
+    }
+
+    /// A certificate for `name`, valid from the beginning of one year to that of the other.
+    pub(crate) fn leaf_of_years(&self, name: &str, (from, to): (i32, i32)) -> Leaf {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
         params.not_after = rcgen::date_time_ymd(to, 1, 1);
         let key = KeyPair::generate().unwrap();
         Leaf {

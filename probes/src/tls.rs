@@ -945,52 +945,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for AlertFirst<S> {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{
-        BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    };
-    use rustls::ServerConfig;
-    use rustls::server::WebPkiClientVerifier;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
-
-    struct Authority {
-        issuer: Issuer<'static, KeyPair>,
-        pem: String,
-    }
-
-    fn authority(name: &str) -> Authority {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        let issuer = Issuer::new(params, key);
-        Authority { issuer, pem }
-    }
-
-    /// A certificate and its key, as PEM.
-    struct Leaf {
-        cert: String,
-        key: String,
-    }
+    use crate::testing::{Authority, Leaf};
 
     /// The years in which a certificate is valid.
     const NOW: (i32, i32) = (2020, 2040);
-
-    fn leaf(authority: &Authority, name: &str, (from, to): (i32, i32)) -> Leaf {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.not_before = rcgen::date_time_ymd(from, 1, 1);
-        params.not_after = rcgen::date_time_ymd(to, 1, 1);
-        let key = KeyPair::generate().unwrap();
-        Leaf {
-            cert: params.signed_by(&key, &authority.issuer).unwrap().pem(),
-            key: key.serialize_pem(),
-        }
-    }
 
     fn self_signed(is_ca: IsCa) -> Leaf {
         let mut params = CertificateParams::new(vec!["db.test".to_owned()]).unwrap();
@@ -1018,21 +981,7 @@ mod tests {
         clients: Option<&Authority>,
         options: &TlsOptions,
     ) -> (Result<(), Cause>, TlsFacts) {
-        install_crypto_provider();
-        let chain = certificates_of(&Secret::new(leaf.cert.clone())).unwrap();
-        let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
-        let builder = ServerConfig::builder();
-        let builder = match clients {
-            None => builder.with_no_client_auth(),
-            Some(authority) => {
-                let roots = roots_of(&Secret::new(authority.pem.clone())).unwrap();
-                let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
-                    .build()
-                    .unwrap();
-                builder.with_client_cert_verifier(verifier)
-            }
-        };
-        let config = builder.with_single_cert(chain, key).unwrap();
+        let config = Authority::server(leaf, clients, &[]);
         let (ours, theirs) = duplex(64 * 1024);
         tokio::spawn(async move {
             let mut stream = TlsAcceptor::from(Arc::new(config)).accept(theirs).await?;
@@ -1066,8 +1015,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_good_certificate_is_verified_and_recorded() {
-        let ca = authority("ca");
-        let (res, facts) = shake(&leaf(&ca, "db.test", NOW), None, &trusting(&ca.pem)).await;
+        let ca = Authority::new("ca");
+        let (res, facts) = shake(&ca.leaf_of_years("db.test", NOW), None, &trusting(&ca.pem)).await;
         res.unwrap();
         assert!(facts.verified);
         assert_eq!(facts.version.as_deref(), Some("TLSv1.3"));
@@ -1081,31 +1030,31 @@ mod tests {
 
     #[tokio::test]
     async fn each_fault_of_a_certificate_has_its_reason() {
-        let ca = authority("ca");
+        let ca = Authority::new("ca");
         let trust = trusting(&ca.pem);
         for (leaf, reason, message) in [
             (
-                leaf(&ca, "db.test", (2020, 2021)),
+                ca.leaf_of_years("db.test", (2020, 2021)),
                 Reason::TlsExpired,
                 "a certificate of the peer has expired (its own ended 2021-01-01T00:00:00Z)",
             ),
             (
-                leaf(&ca, "db.test", (2039, 2040)),
+                ca.leaf_of_years("db.test", (2039, 2040)),
                 Reason::TlsNotYetValid,
                 "the certificate is not valid before 2039-01-01T00:00:00Z",
             ),
             (
-                leaf(&ca, "elsewhere.test", NOW),
+                ca.leaf_of_years("elsewhere.test", NOW),
                 Reason::TlsNameMismatch,
                 "the certificate is for `elsewhere.test`, not for `db.test`",
             ),
             (
-                leaf(&authority("other"), "db.test", NOW),
+                Authority::new("other").leaf_of_years("db.test", NOW),
                 Reason::TlsUnknownCa,
                 "the certificate leads to no trusted authority (issued by `CN=other`)",
             ),
             (
-                leaf(&authority("ca"), "db.test", NOW),
+                Authority::new("ca").leaf_of_years("db.test", NOW),
                 Reason::TlsUnknownCa,
                 "the certificate was not signed by the `CN=ca` that is trusted",
             ),
@@ -1137,19 +1086,19 @@ mod tests {
 
     #[tokio::test]
     async fn verify_ca_does_not_look_at_the_name_and_nothing_looks_at_nothing() {
-        let (ca, other) = (authority("ca"), authority("other"));
+        let (ca, other) = (Authority::new("ca"), Authority::new("other"));
         let with = |verify| TlsOptions {
             verify,
             ..trusting(&ca.pem)
         };
-        let misnamed = leaf(&ca, "elsewhere.test", NOW);
+        let misnamed = ca.leaf_of_years("elsewhere.test", NOW);
         let (res, facts) = shake(&misnamed, None, &with(Verify::CaOnly)).await;
         res.unwrap();
         assert!(!facts.verified, "the name was not");
-        let foreign = leaf(&other, "elsewhere.test", NOW);
+        let foreign = other.leaf_of_years("elsewhere.test", NOW);
         let cause = refused(&foreign, &with(Verify::CaOnly)).await;
         assert_eq!(cause.reason, Reason::TlsUnknownCa);
-        let foreign = leaf(&other, "elsewhere.test", (2020, 2021));
+        let foreign = other.leaf_of_years("elsewhere.test", (2020, 2021));
         let (res, facts) = shake(&foreign, None, &with(Verify::Nothing)).await;
         res.unwrap();
         assert!(!facts.verified);
@@ -1161,19 +1110,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_name_of_its_own_is_asked_for() {
-        let ca = authority("ca");
+        let ca = Authority::new("ca");
         let options = TlsOptions {
             server_name: Some("elsewhere.test".to_owned()),
             ..trusting(&ca.pem)
         };
-        let (res, _) = shake(&leaf(&ca, "elsewhere.test", NOW), None, &options).await;
+        let (res, _) = shake(&ca.leaf_of_years("elsewhere.test", NOW), None, &options).await;
         res.unwrap();
     }
 
     #[tokio::test]
     async fn client_certificates_missing_wrong_and_right() {
-        let (ca, other) = (authority("ca"), authority("other"));
-        let server = leaf(&ca, "db.test", NOW);
+        let (ca, other) = (Authority::new("ca"), Authority::new("other"));
+        let server = ca.leaf_of_years("db.test", NOW);
         let (res, _) = shake(&server, Some(&ca), &trusting(&ca.pem)).await;
         let missing = res.unwrap_err();
         assert_eq!(missing.reason, Reason::TlsOther);
@@ -1184,12 +1133,12 @@ mod tests {
             client_key: Some(Secret::new(client.key)),
             ..trusting(&ca.pem)
         };
-        let wrong = with(leaf(&other, "probe", NOW));
+        let wrong = with(other.leaf_of_years("probe", NOW));
         let (res, _) = shake(&server, Some(&ca), &wrong).await;
         let wrong = res.unwrap_err();
         assert_eq!(wrong.reason, Reason::TlsOther);
         assert_eq!(wrong.code.as_deref(), Some("unknown_ca"));
-        let right = with(leaf(&ca, "probe", NOW));
+        let right = with(ca.leaf_of_years("probe", NOW));
         let (res, _) = shake(&server, Some(&ca), &right).await;
         res.unwrap();
         let expiry = Tls::new(&right).unwrap().client_certificate_expiry();
@@ -1198,8 +1147,8 @@ mod tests {
 
     #[test]
     fn mistakes_name_the_part_and_never_quote_it() {
-        let ca = authority("ca");
-        let (one, two) = (leaf(&ca, "one", NOW), leaf(&ca, "two", NOW));
+        let ca = Authority::new("ca");
+        let (one, two) = (ca.leaf_of_years("one", NOW), ca.leaf_of_years("two", NOW));
         let secret = |text: &str| Some(Secret::new(text));
         let client = |cert: Option<Secret>, key: Option<Secret>| TlsOptions {
             client_cert: cert,

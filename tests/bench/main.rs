@@ -24,7 +24,7 @@ use conncheck::process::Process;
 use conncheck::redact::Redactor;
 use conncheck::source;
 use conncheck::state::{Facts, Plan, State};
-use conncheck_config::{Identity, Loader, NoLookup, Secret, Trust};
+use conncheck_config::{Documents, Identity, Loader, Secret, Trust};
 use conncheck_probes::{
     Deadline, Env, Failure, Files, Outcome, Phase, Probe, Reason, ResolverChoice, TlsFacts, types,
 };
@@ -260,7 +260,9 @@ fn probe(spec: &serde_json::Value) -> Arc<dyn Probe> {
     loader.add("bench.yaml", &document.to_string(), Trust::Local);
     let info = types::find(spec["type"].as_str().unwrap()).unwrap();
     let connection = loader.finish().connections.remove(0);
-    let resolved = connection.resolve(info.name, &NoLookup).unwrap();
+    let resolved = connection
+        .resolve(info.name, &Documents::default())
+        .unwrap();
     info.build(&resolved, &NoFiles).unwrap()
 }
 

@@ -4,11 +4,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use conncheck_config::{
-    Connection, Found, Loader, Lookup, NoLookup, NotFound, RefKind, Secret, Trust,
+    Connection, Documents, Found, Loader, Lookup, NotFound, RefKind, Secret, Trust,
 };
 use conncheck_probes::{Deadline, Env, Files, Outcome, Probe, ResolverChoice, types};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::runtime::Runtime;
+
+use crate::program::document;
 
 /// Longer than any loopback conversation, shorter than anybody's patience.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
@@ -71,7 +73,7 @@ fn run(timeout: Duration, resolver: &ResolverChoice, probe: &Arc<dyn Probe>) -> 
 
 /// The probe that a `spec` describes.
 pub(crate) fn probe(spec: &Value) -> Arc<dyn Probe> {
-    probe_with(&NoLookup, spec)
+    probe_with(&Documents::default(), spec)
 }
 
 fn probe_with(lookup: &dyn Lookup, spec: &Value) -> Arc<dyn Probe> {
@@ -86,12 +88,7 @@ fn probe_with(lookup: &dyn Lookup, spec: &Value) -> Arc<dyn Probe> {
 }
 
 fn connection(spec: &Value) -> Connection {
-    let document = json!({
-        "apiVersion": "mission-control.flanksource.com/v1",
-        "kind": "Connection",
-        "metadata": {"name": "under-test"},
-        "spec": spec,
-    });
+    let document = document("under-test", spec.clone());
     let mut loader = Loader::default();
     loader.add("test.yaml", &document.to_string(), Trust::Local);
     let mut loaded = loader.finish();

@@ -19,7 +19,6 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json_path::JsonPath;
 
-use crate::address::Location;
 use crate::attempt::Attempt;
 use crate::cause::Cause;
 use crate::http::{Client, Request, Response, endpoint_of, target};
@@ -82,8 +81,7 @@ impl ProbeType for Http {
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let text = access.url()?;
-        let location = Location::of(&access, text)?;
-        let url = target(text.expose())
+        let (location, url) = target(text.expose())
             .map_err(|error| access.invalid(Field::Url, format!("bad `url`: {error}")))?;
         let tls = access.tls_options(settings.insecure_skip_verify, settings.server_name);
         let client = Client::new(&access, &url, tls)?;

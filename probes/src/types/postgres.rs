@@ -1067,7 +1067,7 @@ fn classify(code: &str, is_fatal: bool, message: &str) -> (Reason, &'static str)
 mod tests {
     use std::sync::Arc;
 
-    use conncheck_config::{Loader, NoLookup, Trust};
+    use conncheck_config::{Loader, Documents, Trust};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -1091,7 +1091,7 @@ mod tests {
         loader.add("test.yaml", &text, Trust::Local);
         let loaded = loader.finish();
         assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
-        let resolved = loaded.connections[0].resolve("postgres", &NoLookup).unwrap();
+        let resolved = loaded.connections[0].resolve("postgres", &Documents::default()).unwrap();
         crate::probe::build::<Postgres>(&resolved, &NoFiles).map_err(|mut invalid| {
             let Invalid { message, hint, .. } = invalid.remove(0);
             match hint {
