@@ -26,8 +26,8 @@
 //!      beside the conversation is polled beside it.
 //!    * One `impl From<driver::Error> for Cause`: the driver's errors as a table, tested as one. What
 //!      wraps an I/O or TLS error goes through `Cause::from_chain`, which knows those.
-//! 2. **The table**, `src/types.rs`: one line with its name, aliases and URL schemes. A type with a
-//!    driver has a Cargo feature of the same name in `probes/Cargo.toml`, which the root's
+//! 2. **The table**, `src/types.rs`: its `mod`, and one line with its name, aliases and URL schemes. A
+//!    type with a driver has a Cargo feature of the same name in `probes/Cargo.toml`, which the root's
 //!    `Cargo.toml` passes on.
 //! 3. **The sample**, `config/samples/<type>.yaml`. A test builds it, and `docker-compose.yml` mounts
 //!    it beside the type's server.

@@ -28,8 +28,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(10);
 struct NoFiles;
 
 impl Files for NoFiles {
-    fn read(&self, _: &str) -> Result<Secret, String> {
-        Err("there are no files".to_owned())
+    fn read(&self, path: &str) -> Result<Secret, String> {
+        Err(format!("`{path}` does not exist"))
     }
 }
 

@@ -61,11 +61,9 @@ const fn with_common<const N: usize>(further: &[Reason]) -> [Reason; N] {
     all
 }
 
-/// `module "feature" => Type, "name", [aliases], [schemes];` and the type is there.
+/// `module "feature" => Type, "name", [aliases], [schemes];`: a line of the table.
 macro_rules! types {
     ($($module:ident $($feature:literal)? => $ty:ident, $name:literal, [$($alias:literal),*], [$($scheme:literal),*];)*) => {
-        $($(#[cfg(feature = $feature)])? mod $module;)*
-
         static TABLE: &[TypeInfo] = &[$({
             #[allow(unused_mut, unused_assignments)]
             let mut feature: Option<&'static str> = None;
@@ -93,6 +91,13 @@ macro_rules! types {
         }),*];
     };
 }
+
+// Not by the macro: rustfmt finds only what is declared plainly.
+mod http;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 
 types! {
     http => Http, "http", ["https"], ["http", "https"];

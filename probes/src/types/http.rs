@@ -77,7 +77,8 @@ pub(crate) struct Http {
 impl ProbeType for Http {
     type Settings = Settings;
 
-    const FURTHER_REASONS: &'static [Reason] = &[Reason::Permission, Reason::HttpStatus, Reason::Assertion];
+    const FURTHER_REASONS: &'static [Reason] =
+        &[Reason::Permission, Reason::HttpStatus, Reason::Assertion];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let text = access.url()?;
@@ -294,7 +295,9 @@ impl Default for RequestMethod {
 
 impl<'de> Deserialize<'de> for RequestMethod {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?.trim().to_ascii_uppercase();
+        let text = String::deserialize(deserializer)?
+            .trim()
+            .to_ascii_uppercase();
         match Method::from_bytes(text.as_bytes()) {
             // It asks a proxy for a tunnel.
             Ok(Method::CONNECT) | Err(_) => Err(de::Error::custom(
@@ -431,7 +434,10 @@ impl<'de> Deserialize<'de> for Path {
         let text = text.trim();
         JsonPath::parse(text).map(Self).map_err(|error| {
             de::Error::custom(match text.starts_with('$') {
-                true => format!("not a JSONPath: it is wrong from character {} on", error.position()),
+                true => format!(
+                    "not a JSONPath: it is wrong from character {} on",
+                    error.position()
+                ),
                 false => "not a JSONPath: one starts with `$`".to_owned(),
             })
         })
@@ -495,7 +501,10 @@ mod tests {
     #[test]
     fn the_endpoint_is_the_origin_alone() {
         for (url, endpoint) in [
-            ("https://user:pass@h.test/path?token=x#y", "https://h.test:443"),
+            (
+                "https://user:pass@h.test/path?token=x#y",
+                "https://h.test:443",
+            ),
             ("http://h.test", "http://h.test:80"),
             ("HTTP://H.test:8080/", "http://h.test:8080"),
             ("https://[::1]:8443/x", "https://[::1]:8443"),
@@ -510,24 +519,88 @@ mod tests {
     fn a_definition_that_cannot_be_meant_is_refused() {
         for (lines, place, message) in [
             ("properties: {}", "4:9", "there is no `url`"),
-            ("url: ftp://h.test", "7:8", "bad `url`: this scheme is not HTTP: use `http://` or `https://`"),
-            ("url: h.test/health", "7:8", "bad `url`: it has no scheme (`redis://`, `https://` …)"),
+            (
+                "url: ftp://h.test",
+                "7:8",
+                "bad `url`: this scheme is not HTTP: use `http://` or `https://`",
+            ),
+            (
+                "url: h.test/health",
+                "7:8",
+                "bad `url`: it has no scheme (`redis://`, `https://` …)",
+            ),
             ("url: 'http://:80/'", "7:8", "bad `url`: empty host"),
-            ("url: 'http://u:p/w@h.test/'", "7:8", "bad `url`: the port is not a number below 65536; if the password has a `:`, `/`, `@` or `#` in it, percent-encode it or give it as `password`"),
-            ("method: 'GE T'", "8:24", "`properties.method`: expected a method such as `GET`, `HEAD`, `POST` or `OPTIONS`"),
-            ("expectedStatus: 20", "8:32", "`properties.expectedStatus`: a status is from 100 to 599"),
-            ("expectedStatus: 2x", "8:32", "`properties.expectedStatus`: expected a status such as `200`, `2xx` or `200-299`, or a list of these"),
-            ("expectedStatus: 299-200", "8:32", "`properties.expectedStatus`: a range of statuses goes from the lower to the higher"),
-            ("expectedStatus: []", "8:32", "`properties.expectedStatus`: no status at all can be right"),
-            ("expectedStatus: [200, ok]", "8:38", "`properties.expectedStatus[1]`: expected a status such as `200`, `2xx` or `200-299`, or a list of these"),
-            ("expectedStatus: {a: b}", "8:32", "`properties.expectedStatus`: expected a status such as `200`, `2xx` or `200-299`, or a list of these, found a mapping"),
-            ("bodyRegex: '(a'", "8:27", "`properties.bodyRegex`: not a regular expression: unclosed group"),
-            ("jsonPath: status", "8:26", "`properties.jsonPath`: not a JSONPath: one starts with `$`"),
-            ("jsonPath: '$.a['", "8:26", "`properties.jsonPath`: not a JSONPath: it is wrong from character 3 on"),
+            (
+                "url: 'http://u:p/w@h.test/'",
+                "7:8",
+                "bad `url`: the port is not a number below 65536; if the password has a `:`, `/`, `@` or `#` in it, percent-encode it or give it as `password`",
+            ),
+            (
+                "method: 'GE T'",
+                "8:24",
+                "`properties.method`: expected a method such as `GET`, `HEAD`, `POST` or `OPTIONS`",
+            ),
+            (
+                "expectedStatus: 20",
+                "8:32",
+                "`properties.expectedStatus`: a status is from 100 to 599",
+            ),
+            (
+                "expectedStatus: 2x",
+                "8:32",
+                "`properties.expectedStatus`: expected a status such as `200`, `2xx` or `200-299`, or a list of these",
+            ),
+            (
+                "expectedStatus: 299-200",
+                "8:32",
+                "`properties.expectedStatus`: a range of statuses goes from the lower to the higher",
+            ),
+            (
+                "expectedStatus: []",
+                "8:32",
+                "`properties.expectedStatus`: no status at all can be right",
+            ),
+            (
+                "expectedStatus: [200, ok]",
+                "8:38",
+                "`properties.expectedStatus[1]`: expected a status such as `200`, `2xx` or `200-299`, or a list of these",
+            ),
+            (
+                "expectedStatus: {a: b}",
+                "8:32",
+                "`properties.expectedStatus`: expected a status such as `200`, `2xx` or `200-299`, or a list of these, found a mapping",
+            ),
+            (
+                "bodyRegex: '(a'",
+                "8:27",
+                "`properties.bodyRegex`: not a regular expression: unclosed group",
+            ),
+            (
+                "jsonPath: status",
+                "8:26",
+                "`properties.jsonPath`: not a JSONPath: one starts with `$`",
+            ),
+            (
+                "jsonPath: '$.a['",
+                "8:26",
+                "`properties.jsonPath`: not a JSONPath: it is wrong from character 3 on",
+            ),
             ("equals: 1", "8:15", "`equals` without `jsonPath`"),
-            ("jsonPath: $.a, equals: [1]", "8:39", "`properties.equals`: expected text, a number, `true`, `false` or `null`, found a list"),
-            ("method: HEAD, bodyContains: ok", "8:15", "the answer to `HEAD` has no body to look into"),
-            ("expectStatus: 200", "8:16", "unknown property `expectStatus`"),
+            (
+                "jsonPath: $.a, equals: [1]",
+                "8:39",
+                "`properties.equals`: expected text, a number, `true`, `false` or `null`, found a list",
+            ),
+            (
+                "method: HEAD, bodyContains: ok",
+                "8:15",
+                "the answer to `HEAD` has no body to look into",
+            ),
+            (
+                "expectStatus: 200",
+                "8:16",
+                "unknown property `expectStatus`",
+            ),
         ] {
             let spec = match lines.contains("url:") || lines.contains("properties") {
                 true => lines.to_owned(),
@@ -555,7 +628,9 @@ mod tests {
             assert!(expected.contains(StatusCode::from_u16(right).unwrap()));
             assert!(!expected.contains(StatusCode::from_u16(wrong).unwrap()));
         }
-        for text in ["", "200,", "600", "99", "abc", "x2x", "6xx", "-1", "200-", "2é"] {
+        for text in [
+            "", "200,", "600", "99", "abc", "x2x", "6xx", "-1", "200-", "2é",
+        ] {
             assert!(Expected::parse(text).is_err(), "{text}");
         }
     }
@@ -579,7 +654,11 @@ mod tests {
             ("201 Created", "[200, 201]", "up"),
             ("401 Unauthorized", "401", "up"),
             ("401 Unauthorized", "'2xx, 401'", "up"),
-            ("200 OK", "[401, 403]", "http_status: expected 401, 403, got 200 OK"),
+            (
+                "200 OK",
+                "[401, 403]",
+                "http_status: expected 401, 403, got 200 OK",
+            ),
             ("599", "5xx", "up"),
             ("304 Not Modified", "200-399", "up"),
         ] {
@@ -608,34 +687,71 @@ mod tests {
             "checks": [{"status": "UP"}, {"status": "UP"}, {"status": "DOWN"}]}"#;
         for (properties, expected) in [
             ("bodyContains: '\"status\": \"ok\"'", "up"),
-            ("bodyContains: degraded", "assertion: the body (228 bytes) does not contain `degraded`"),
+            (
+                "bodyContains: degraded",
+                "assertion: the body (228 bytes) does not contain `degraded`",
+            ),
             ("bodyRegex: '\"n\": [0-9]+'", "up"),
-            ("bodyRegex: '^ok$'", "assertion: the body (228 bytes) does not match `^ok$`"),
+            (
+                "bodyRegex: '^ok$'",
+                "assertion: the body (228 bytes) does not match `^ok$`",
+            ),
             ("jsonPath: $.status", "up"),
             ("jsonPath: $.off", "assertion: `$.off` finds only `false`"),
             ("jsonPath: $.none", "assertion: `$.none` finds only `null`"),
-            ("jsonPath: $.empty", "assertion: `$.empty` finds only `a list of 0`"),
-            ("jsonPath: $.missing", "assertion: `$.missing` finds nothing in the body (228 bytes)"),
-            ("jsonPath: $.missing, equals: null", "assertion: `$.missing` finds nothing in the body (228 bytes)"),
+            (
+                "jsonPath: $.empty",
+                "assertion: `$.empty` finds only `a list of 0`",
+            ),
+            (
+                "jsonPath: $.missing",
+                "assertion: `$.missing` finds nothing in the body (228 bytes)",
+            ),
+            (
+                "jsonPath: $.missing, equals: null",
+                "assertion: `$.missing` finds nothing in the body (228 bytes)",
+            ),
             ("jsonPath: $.none, equals: null", "up"),
             ("jsonPath: $.status, equals: ok", "up"),
-            ("jsonPath: $.status, equals: null", "assertion: `$.status` is `\"ok\"`, not `null`"),
+            (
+                "jsonPath: $.status, equals: null",
+                "assertion: `$.status` is `\"ok\"`, not `null`",
+            ),
             ("jsonPath: $.n, equals: 3", "up"),
             ("jsonPath: $.n, equals: '3'", "up"),
             ("jsonPath: $.n, equals: 3.0", "up"),
-            ("jsonPath: $.n, equals: 4", "assertion: `$.n` is `3`, not `4`"),
+            (
+                "jsonPath: $.n, equals: 4",
+                "assertion: `$.n` is `3`, not `4`",
+            ),
             ("jsonPath: $.version, equals: '3.10'", "up"),
-            ("jsonPath: $.version, equals: '3.1'", "assertion: `$.version` is `\"3.10\"`, not `\"3.1\"`"),
+            (
+                "jsonPath: $.version, equals: '3.1'",
+                "assertion: `$.version` is `\"3.10\"`, not `\"3.1\"`",
+            ),
             ("jsonPath: $.on, equals: true", "up"),
             ("jsonPath: $.on, equals: 'true'", "up"),
             ("jsonPath: $.off, equals: false", "up"),
-            ("jsonPath: $.long, equals: short", "assertion: `$.long` is `a text of 40 characters`, not `\"short\"`"),
-            ("jsonPath: '$.checks[*].status', equals: UP", "assertion: `$.checks[*].status` is `\"DOWN\"`, not `\"UP\"`"),
+            (
+                "jsonPath: $.long, equals: short",
+                "assertion: `$.long` is `a text of 40 characters`, not `\"short\"`",
+            ),
+            (
+                "jsonPath: '$.checks[*].status', equals: UP",
+                "assertion: `$.checks[*].status` is `\"DOWN\"`, not `\"UP\"`",
+            ),
             ("jsonPath: '$.checks[:2].status', equals: UP", "up"),
             ("jsonPath: '$.checks[?@.status == \"DOWN\"]'", "up"),
-            ("jsonPath: $.checks, equals: UP", "assertion: `$.checks` is `a list of 3`, not `\"UP\"`"),
+            (
+                "jsonPath: $.checks, equals: UP",
+                "assertion: `$.checks` is `a list of 3`, not `\"UP\"`",
+            ),
         ] {
-            assert_eq!(verdict(ok(body), properties).await, expected, "{properties}");
+            assert_eq!(
+                verdict(ok(body), properties).await,
+                expected,
+                "{properties}"
+            );
         }
         let html = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 6\r\n\r\n<html>";
         assert_eq!(
@@ -665,7 +781,10 @@ mod tests {
             let outcome = run(&build("http", &spec, &[]).unwrap(), LONG).await;
             assert_eq!(outcome.result, Ok(()));
             let heard = peer.heard().pop().unwrap();
-            assert!(heard.ends_with(&format!("\r\n\r\n{}", "x".repeat(length))), "{heard}");
+            assert!(
+                heard.ends_with(&format!("\r\n\r\n{}", "x".repeat(length))),
+                "{heard}"
+            );
             assert_eq!(
                 heard.contains(&format!("Content-Length: {length}\r\n")),
                 length > 0 || method == "POST",

@@ -90,13 +90,15 @@ struct Terms {
 impl ProbeType for Postgres {
     type Settings = Settings;
 
-    const FURTHER_REASONS: &'static [Reason] = &[Reason::Permission, Reason::NotFound, Reason::Assertion];
+    const FURTHER_REASONS: &'static [Reason] =
+        &[Reason::Permission, Reason::NotFound, Reason::Assertion];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
-        let dsn = Dsn::read(access.url()?.expose()).map_err(|Mistake { message, hint }| Invalid {
-            hint,
-            ..access.invalid(Field::Url, format!("bad `url`: {message}"))
-        })?;
+        let dsn =
+            Dsn::read(access.url()?.expose()).map_err(|Mistake { message, hint }| Invalid {
+                hint,
+                ..access.invalid(Field::Url, format!("bad `url`: {message}"))
+            })?;
         let user = access.username(dsn.user.as_deref()).ok_or_else(|| {
             access
                 .invalid(Field::Username, "there is no user to log in as")
@@ -149,14 +151,20 @@ impl ProbeType for Postgres {
     }
 
     fn endpoint(&self) -> String {
-        let hosts: Vec<_> = self.hosts.iter().map(|host| host.address.to_string()).collect();
+        let hosts: Vec<_> = self
+            .hosts
+            .iter()
+            .map(|host| host.address.to_string())
+            .collect();
         format!("postgres://{}", hosts.join(","))
     }
 
     async fn probe(&self, attempt: &mut Attempt) -> Result<(), Failure> {
         let mut session = self.find_session(attempt).await?;
         attempt.keep_back((attempt.time_left() / 10).min(CANCEL_MAX));
-        let answer = attempt.phase(Phase::Request, session.ask(&self.query)).await;
+        let answer = attempt
+            .phase(Phase::Request, session.ask(&self.query))
+            .await;
         attempt.limit(None);
         match answer {
             Ok(_) => attempt.goodbye(session.terminate()).await,
@@ -346,10 +354,12 @@ impl Postgres {
         };
         let first = match self.ask_for_tls(attempt, host, tls).await {
             Ok(Answer::Plain(line)) => return self.log_in(attempt, line, host, None).await,
-            Ok(Answer::Encrypted(line)) => match self.log_in(attempt, line, host, Some(tls)).await {
-                Err(failure) if is_refusal(&failure) => failure,
-                res => return res,
-            },
+            Ok(Answer::Encrypted(line)) => {
+                match self.log_in(attempt, line, host, Some(tls)).await {
+                    Err(failure) if is_refusal(&failure) => failure,
+                    res => return res,
+                }
+            }
             Ok(Answer::Broken(failure)) if failure.reason != Reason::Timeout => failure,
             Ok(Answer::Broken(failure)) | Err(failure) => return Err(failure),
         };
@@ -372,9 +382,11 @@ impl Postgres {
         match self.ask_for_tls(attempt, host, tls).await? {
             Answer::Encrypted(line) => self.log_in(attempt, line, host, Some(tls)).await,
             Answer::Broken(failure) => Err(failure),
-            Answer::Plain(_) => Err(Cause::new(Reason::TlsOther, "the server does not offer TLS")
-                .hint("turn `ssl` on at the server, or use `sslmode=disable` (and no `caCert`)")
-                .in_phase(Phase::Tls)),
+            Answer::Plain(_) => Err(
+                Cause::new(Reason::TlsOther, "the server does not offer TLS")
+                    .hint("turn `ssl` on at the server, or use `sslmode=disable` (and no `caCert`)")
+                    .in_phase(Phase::Tls),
+            ),
         }
     }
 
@@ -407,9 +419,11 @@ impl Postgres {
             Err(failure) => return Ok(Answer::Broken(failure)),
         };
         if self.direct_tls && handshake.alpn.as_deref() != Some(ALPN) {
-            return Err(Cause::protocol("the server does not say that it speaks Postgres inside TLS")
-                .hint(DIRECT_TLS_HINT)
-                .in_phase(Phase::Tls));
+            return Err(Cause::protocol(
+                "the server does not say that it speaks Postgres inside TLS",
+            )
+            .hint(DIRECT_TLS_HINT)
+            .in_phase(Phase::Tls));
         }
         let binding = handshake.server_end_point();
         Ok(Answer::Encrypted(Line::new(stream, binding, &self.terms)))
@@ -497,11 +511,18 @@ fn named(host: &Host, failure: Failure) -> Failure {
 /// One failure for several hosts. The one that ended the search, a host of the wrong kind, or the
 /// first gives the reason; the message has them all.
 fn together(failures: Vec<Failure>) -> Failure {
-    let messages: Vec<_> = failures.iter().map(|failure| failure.message.clone()).collect();
+    let messages: Vec<_> = failures
+        .iter()
+        .map(|failure| failure.message.clone())
+        .collect();
     let decisive = failures
         .iter()
         .find(|failure| !goes_on(failure))
-        .or_else(|| failures.iter().find(|failure| failure.reason == Reason::Assertion))
+        .or_else(|| {
+            failures
+                .iter()
+                .find(|failure| failure.reason == Reason::Assertion)
+        })
         .or(failures.first())
         .cloned();
     match decisive {
@@ -818,10 +839,11 @@ impl Watch {
             ));
         }
         match method != Method::None && !self.terms.has_password {
-            true => Err(
-                Cause::new(Reason::Auth, "the server asks for a password, and none is given")
-                    .hint("give `password` or a `secretRef`"),
-            ),
+            true => Err(Cause::new(
+                Reason::Auth,
+                "the server asks for a password, and none is given",
+            )
+            .hint("give `password` or a `secretRef`")),
             false => Ok(()),
         }
     }
@@ -844,7 +866,11 @@ impl AsyncRead for Line {
         if received.is_empty() && line.watch.is_within_message() {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
-        Poll::Ready(line.watch.look(received).map_err(|cause| io::Error::other(Seen(cause))))
+        Poll::Ready(
+            line.watch
+                .look(received)
+                .map_err(|cause| io::Error::other(Seen(cause))),
+        )
     }
 }
 
@@ -948,9 +974,10 @@ impl From<tokio_postgres::Error> for Cause {
                 Self::protocol("the server answered with a message that does not belong there")
                     .hint("if `query` is a `COPY`, use another")
             }
-            "error encoding message to server" => {
-                Self::new(Reason::Internal, format!("the message cannot be sent: {source}"))
-            }
+            "error encoding message to server" => Self::new(
+                Reason::Internal,
+                format!("the message cannot be sent: {source}"),
+            ),
             _ => Self::from_chain(&error).unwrap_or_else(|| {
                 Self::protocol(format!("the answer cannot be read: {error}: {source}"))
             }),
@@ -1007,52 +1034,89 @@ fn classify(code: &str, is_fatal: bool, message: &str) -> (Reason, &'static str)
             Reason::Auth,
             "a `reject` line of `pg_hba.conf` turns this user, database and address away without TLS: does it want `sslmode=require`?",
         ),
-        "28000" if says("pg_hba.conf rejects") => {
-            (Reason::Auth, "a `reject` line of `pg_hba.conf` turns this user, database and address away")
-        }
-        "28000" if says("valid client certificate") => {
-            (Reason::Auth, "the server wants a client certificate: give `clientCert` and `clientKey`")
-        }
+        "28000" if says("pg_hba.conf rejects") => (
+            Reason::Auth,
+            "a `reject` line of `pg_hba.conf` turns this user, database and address away",
+        ),
+        "28000" if says("valid client certificate") => (
+            Reason::Auth,
+            "the server wants a client certificate: give `clientCert` and `clientKey`",
+        ),
         "28000" if says("certificate authentication failed") => (
             Reason::Auth,
             "the name in the client certificate is not this user's (`pg_ident.conf` maps them)",
         ),
-        "28000" if says("not permitted to log in") => {
-            (Reason::Auth, "the role has no `LOGIN`: `ALTER ROLE … LOGIN`")
-        }
+        "28000" if says("not permitted to log in") => (
+            Reason::Auth,
+            "the role has no `LOGIN`: `ALTER ROLE … LOGIN`",
+        ),
         _ if code.starts_with("28") => (Reason::Auth, ""),
 
-        "3D000" => (Reason::NotFound, "the database is named at the end of the URL; without one, it is called as the user is"),
+        "3D000" => (
+            Reason::NotFound,
+            "the database is named at the end of the URL; without one, it is called as the user is",
+        ),
         "3F000" => (Reason::NotFound, ""),
         "57P04" => (Reason::NotFound, "the database was dropped"),
-        "42501" if is_fatal => (Reason::Permission, "`GRANT CONNECT ON DATABASE … TO …` lets the user in"),
-        "42501" => (Reason::Permission, "the user may log in, and may not do what `query` asks for"),
+        "42501" if is_fatal => (
+            Reason::Permission,
+            "`GRANT CONNECT ON DATABASE … TO …` lets the user in",
+        ),
+        "42501" => (
+            Reason::Permission,
+            "the user may log in, and may not do what `query` asks for",
+        ),
 
-        "53300" if says("for role") => {
-            (Reason::Unavailable, "the role's `CONNECTION LIMIT` is reached: who holds the connections?")
-        }
-        "53300" => (Reason::Unavailable, "`max_connections` is reached: who holds the connections?"),
-        "57P01" | "57P02" => (Reason::Unavailable, "it is shutting down, or an administrator ended the session"),
-        "57P03" => (Reason::Unavailable, "it is starting up, shutting down or recovering"),
+        "53300" if says("for role") => (
+            Reason::Unavailable,
+            "the role's `CONNECTION LIMIT` is reached: who holds the connections?",
+        ),
+        "53300" => (
+            Reason::Unavailable,
+            "`max_connections` is reached: who holds the connections?",
+        ),
+        "57P01" | "57P02" => (
+            Reason::Unavailable,
+            "it is shutting down, or an administrator ended the session",
+        ),
+        "57P03" => (
+            Reason::Unavailable,
+            "it is starting up, shutting down or recovering",
+        ),
         "57P05" => (Reason::Unavailable, "`idle_session_timeout` is very short"),
-        "57014" => (Reason::Timeout, "the server gave the query up: `statement_timeout`, or someone cancelled it"),
+        "57014" => (
+            Reason::Timeout,
+            "the server gave the query up: `statement_timeout`, or someone cancelled it",
+        ),
         // Not accepting connections at all, or an invalid database.
         "55000" if is_fatal => (Reason::Unavailable, ""),
-        "55P03" => (Reason::Unavailable, "the query waited for a lock (`lock_timeout`)"),
+        "55P03" => (
+            Reason::Unavailable,
+            "the query waited for a lock (`lock_timeout`)",
+        ),
         "40001" | "40P01" => (Reason::Unavailable, ""),
         // PgBouncer says most of what it has to say with this code.
-        "08P01" if says("no such database") => (Reason::NotFound, "the pooler does not know this database"),
-        "08P01" if says("no such user") || says("auth") => (Reason::Auth, "the pooler does not let this user in"),
-        "08P01" if says("no more connections") || says("query_wait_timeout") || says("login") => {
-            (Reason::Unavailable, "the pooler has no connection to the server to give")
+        "08P01" if says("no such database") => {
+            (Reason::NotFound, "the pooler does not know this database")
         }
+        "08P01" if says("no such user") || says("auth") => {
+            (Reason::Auth, "the pooler does not let this user in")
+        }
+        "08P01" if says("no more connections") || says("query_wait_timeout") || says("login") => (
+            Reason::Unavailable,
+            "the pooler has no connection to the server to give",
+        ),
         "08P01" => (Reason::Protocol, ""),
-        "0A000" if is_fatal => (Reason::Protocol, "the server does not speak version 3.0 of the protocol"),
+        "0A000" if is_fatal => (
+            Reason::Protocol,
+            "the server does not speak version 3.0 of the protocol",
+        ),
 
         // A setting that we ask for at the start of the session.
-        "42704" | "22023" | "42602" | "55P02" if is_fatal => {
-            (Reason::Assertion, "the server refuses a setting that `options` asks for")
-        }
+        "42704" | "22023" | "42602" | "55P02" if is_fatal => (
+            Reason::Assertion,
+            "the server refuses a setting that `options` asks for",
+        ),
         _ => match code.get(..2) {
             // Out of something, or on its own errors.
             Some("08" | "53" | "57" | "58" | "F0" | "XX") => (Reason::Unavailable, ""),
@@ -1067,32 +1131,16 @@ fn classify(code: &str, is_fatal: bool, message: &str) -> (Reason, &'static str)
 mod tests {
     use std::sync::Arc;
 
-    use conncheck_config::{Loader, Documents, Trust};
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::attempt::{Env, run};
-    use crate::dns::ResolverChoice;
     use crate::outcome::Outcome;
-    use crate::probe::{Files, Probe};
-
-    struct NoFiles;
-
-    impl Files for NoFiles {
-        fn read(&self, path: &str) -> Result<Secret, String> {
-            Err(format!("`{path}` does not exist"))
-        }
-    }
+    use crate::probe::Probe;
+    use crate::testing;
 
     /// Builds the probe of a connection with these lines in its `spec`.
     fn build(spec: &str) -> Result<Arc<dyn Probe>, String> {
-        let text = format!("kind: Connection\nmetadata: {{name: db}}\nspec:\n  type: postgres\n  {spec}\n");
-        let mut loader = Loader::default();
-        loader.add("test.yaml", &text, Trust::Local);
-        let loaded = loader.finish();
-        assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
-        let resolved = loaded.connections[0].resolve("postgres", &Documents::default()).unwrap();
-        crate::probe::build::<Postgres>(&resolved, &NoFiles).map_err(|mut invalid| {
+        testing::build("postgres", spec, &[]).map_err(|mut invalid| {
             let Invalid { message, hint, .. } = invalid.remove(0);
             match hint {
                 Some(hint) => format!("{message} ({hint})"),
@@ -1102,8 +1150,7 @@ mod tests {
     }
 
     async fn attempt(spec: &str) -> Outcome {
-        let env = Env::new(&ResolverChoice::Auto).unwrap();
-        run(&build(spec).unwrap(), crate::Deadline::after(Duration::from_millis(400)), &env).await
+        testing::run(&build(spec).unwrap(), Duration::from_millis(400)).await
     }
 
     /// Attempts a login as `u`, with the password `pw`, at a peer that says these words in turn, each
@@ -1132,7 +1179,11 @@ mod tests {
     #[track_caller]
     fn check(outcome: &Outcome, reason: Reason, phase: Phase, message: &str) {
         let failure = outcome.result.as_ref().expect_err("down");
-        assert_eq!((failure.reason, failure.phase), (reason, Some(phase)), "{failure:?}");
+        assert_eq!(
+            (failure.reason, failure.phase),
+            (reason, Some(phase)),
+            "{failure:?}"
+        );
         assert!(failure.message.contains(message), "{failure:?}");
     }
 
@@ -1156,9 +1207,17 @@ mod tests {
 
     #[tokio::test]
     async fn the_conversation_of_a_server_without_tls() {
-        let outcome = at_peer(&[Some(b"N"), Some(MD5), Some(OK), Some(&messages(ONE_ROW))], "").await;
+        let outcome = at_peer(
+            &[Some(b"N"), Some(MD5), Some(OK), Some(&messages(ONE_ROW))],
+            "",
+        )
+        .await;
         assert!(outcome.is_up(), "{outcome:?}");
-        let phases: Vec<_> = outcome.phases.iter().map(|(phase, _)| phase.as_str()).collect();
+        let phases: Vec<_> = outcome
+            .phases
+            .iter()
+            .map(|(phase, _)| phase.as_str())
+            .collect();
         assert_eq!(phases, ["connect", "tls", "auth", "request"]);
     }
 
@@ -1168,26 +1227,55 @@ mod tests {
         check(&outcome, Reason::TlsOther, Phase::Tls, "does not offer TLS");
         let error = messages(&[b"ESFATAL\0C53300\0Msorry, too many clients\0\0"]);
         let outcome = at_peer(&[Some(&error)], "sslmode=require").await;
-        check(&outcome, Reason::Unavailable, Phase::Tls, "sorry, too many clients");
+        check(
+            &outcome,
+            Reason::Unavailable,
+            Phase::Tls,
+            "sorry, too many clients",
+        );
         let no_process = b"Ecould not fork new process for connection\n\0";
         let outcome = at_peer(&[Some(no_process)], "").await;
-        check(&outcome, Reason::Unavailable, Phase::Tls, "cannot start a session");
+        check(
+            &outcome,
+            Reason::Unavailable,
+            Phase::Tls,
+            "cannot start a session",
+        );
         let outcome = at_peer(&[Some(b"E\0\0\0\x2eSFATAL\0C53"), None], "").await;
-        check(&outcome, Reason::Protocol, Phase::Tls, "not in Postgres' protocol");
+        check(
+            &outcome,
+            Reason::Protocol,
+            Phase::Tls,
+            "not in Postgres' protocol",
+        );
     }
 
     #[tokio::test]
     async fn words_stuffed_behind_the_answer_are_refused() {
-        for stuffed in [&b"SR\0\0\0\x08\0\0\0\0"[..], b"NR", b"SSH-2.0-OpenSSH_9.2\r\n"] {
+        for stuffed in [
+            &b"SR\0\0\0\x08\0\0\0\0"[..],
+            b"NR",
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+        ] {
             let outcome = at_peer(&[Some(stuffed)], "sslmode=prefer").await;
-            check(&outcome, Reason::Protocol, Phase::Tls, "longer than the one letter");
+            check(
+                &outcome,
+                Reason::Protocol,
+                Phase::Tls,
+                "longer than the one letter",
+            );
         }
     }
 
     #[tokio::test]
     async fn peers_that_are_no_postgres() {
         let http = b"HTTP/1.1 400 Bad Request\r\n\r\n";
-        check(&at_peer(&[Some(http)], "").await, Reason::Protocol, Phase::Tls, "protocol");
+        check(
+            &at_peer(&[Some(http)], "").await,
+            Reason::Protocol,
+            Phase::Tls,
+            "protocol",
+        );
         for words in [
             &http[..],
             b"220 mail.example.com ESMTP\r\n",
@@ -1199,7 +1287,12 @@ mod tests {
             b"S\0\0\0\x08a\0b\0",
         ] {
             let outcome = at_peer(&[Some(words)], "sslmode=disable").await;
-            check(&outcome, Reason::Protocol, Phase::Auth, "not in Postgres' protocol");
+            check(
+                &outcome,
+                Reason::Protocol,
+                Phase::Auth,
+                "not in Postgres' protocol",
+            );
         }
     }
 
@@ -1211,24 +1304,52 @@ mod tests {
             Phase::Tls,
             "the server did not answer the request for TLS within 400ms",
         );
-        check(&at_peer(&[Some(b"S")], "").await, Reason::Timeout, Phase::Tls, "handshake");
-        check(&at_peer(&[Some(b"N")], "").await, Reason::Timeout, Phase::Auth, "login");
+        check(
+            &at_peer(&[Some(b"S")], "").await,
+            Reason::Timeout,
+            Phase::Tls,
+            "handshake",
+        );
+        check(
+            &at_peer(&[Some(b"N")], "").await,
+            Reason::Timeout,
+            Phase::Auth,
+            "login",
+        );
         let half = b"R\0\0\0\x0c\0\0";
         let outcome = at_peer(&[Some(half)], "sslmode=disable").await;
         check(&outcome, Reason::Timeout, Phase::Auth, "login");
-        let outcome = at_peer(&[Some(OK), Some(&messages(ONE_ROW)[..9])], "sslmode=disable").await;
+        let outcome = at_peer(
+            &[Some(OK), Some(&messages(ONE_ROW)[..9])],
+            "sslmode=disable",
+        )
+        .await;
         check(&outcome, Reason::Timeout, Phase::Request, "request");
     }
 
     #[tokio::test]
     async fn peers_that_hang_up() {
-        check(&at_peer(&[Some(b""), None], "").await, Reason::ConnectReset, Phase::Tls, "");
-        check(&at_peer(&[Some(b""), None], "sslmode=disable").await, Reason::ConnectReset, Phase::Auth, "hung up");
+        check(
+            &at_peer(&[Some(b""), None], "").await,
+            Reason::ConnectReset,
+            Phase::Tls,
+            "",
+        );
+        check(
+            &at_peer(&[Some(b""), None], "sslmode=disable").await,
+            Reason::ConnectReset,
+            Phase::Auth,
+            "hung up",
+        );
         let outcome = at_peer(&[Some(&MD5[..7]), None], "sslmode=disable").await;
         check(&outcome, Reason::ConnectReset, Phase::Auth, "in the middle");
         let outcome = at_peer(&[Some(OK), Some(b""), None], "sslmode=disable").await;
         check(&outcome, Reason::ConnectReset, Phase::Request, "hung up");
-        let outcome = at_peer(&[Some(OK), Some(&messages(ONE_ROW)[..9]), None], "sslmode=disable").await;
+        let outcome = at_peer(
+            &[Some(OK), Some(&messages(ONE_ROW)[..9]), None],
+            "sslmode=disable",
+        )
+        .await;
         check(&outcome, Reason::ConnectReset, Phase::Request, "");
     }
 
@@ -1242,15 +1363,35 @@ mod tests {
     #[tokio::test]
     async fn terms_of_the_login() {
         let outcome = at_peer(&[Some(MD5)], "sslmode=disable&require_auth=scram-sha-256").await;
-        check(&outcome, Reason::Auth, Phase::Auth, "`md5`, which `require_auth` rules out");
+        check(
+            &outcome,
+            Reason::Auth,
+            Phase::Auth,
+            "`md5`, which `require_auth` rules out",
+        );
         let outcome = at_peer(&[Some(OK)], "sslmode=disable&require_auth=!none").await;
-        check(&outcome, Reason::Auth, Phase::Auth, "`none`, which `require_auth` rules out");
+        check(
+            &outcome,
+            Reason::Auth,
+            Phase::Auth,
+            "`none`, which `require_auth` rules out",
+        );
         let outcome = at_peer(&[Some(MD5)], "sslmode=disable&password=").await;
-        check(&outcome, Reason::Auth, Phase::Auth, "asks for a password, and none is given");
+        check(
+            &outcome,
+            Reason::Auth,
+            Phase::Auth,
+            "asks for a password, and none is given",
+        );
         let outcome = at_peer(&[Some(b"R\0\0\0\x08\0\0\0\x07")], "sslmode=disable").await;
         check(&outcome, Reason::Auth, Phase::Auth, "GSSAPI");
         let outcome = at_peer(&[Some(b"N"), Some(OK)], "channel_binding=require").await;
-        check(&outcome, Reason::Auth, Phase::Auth, "not bound to the TLS channel");
+        check(
+            &outcome,
+            Reason::Auth,
+            Phase::Auth,
+            "not bound to the TLS channel",
+        );
     }
 
     #[tokio::test]
@@ -1286,31 +1427,55 @@ mod tests {
             "url: postgres://u:pw@127.0.0.1:{port},127.0.0.1:1/db?sslmode=disable"
         ))
         .await;
-        check(&outcome, Reason::Timeout, Phase::Auth, &format!("`127.0.0.1:{port}`: "));
-        check(&outcome, Reason::Timeout, Phase::Auth, "; `127.0.0.1:1`: connection refused");
+        check(
+            &outcome,
+            Reason::Timeout,
+            Phase::Auth,
+            &format!("`127.0.0.1:{port}`: "),
+        );
+        check(
+            &outcome,
+            Reason::Timeout,
+            Phase::Auth,
+            "; `127.0.0.1:1`: connection refused",
+        );
     }
 
     #[tokio::test]
     async fn a_deadline_tells_of_the_hosts_before() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = silent.local_addr().unwrap().port();
-        let outcome = attempt(&format!("url: postgres://u:pw@127.0.0.1:1,127.0.0.1:{port}/db")).await;
+        let outcome = attempt(&format!(
+            "url: postgres://u:pw@127.0.0.1:1,127.0.0.1:{port}/db"
+        ))
+        .await;
         check(
             &outcome,
             Reason::Timeout,
             Phase::Tls,
-            &format!("within 400ms (`postgres://127.0.0.1:1,127.0.0.1:{port}`); before that `127.0.0.1:1`: connection refused"),
+            &format!(
+                "within 400ms (`postgres://127.0.0.1:1,127.0.0.1:{port}`); before that `127.0.0.1:1`: connection refused"
+            ),
         );
     }
 
     #[test]
     fn endpoints_have_no_user_and_no_database() {
         for (url, endpoint) in [
-            ("postgres://u:pw@db.example.com/app", "postgres://db.example.com:5432"),
+            (
+                "postgres://u:pw@db.example.com/app",
+                "postgres://db.example.com:5432",
+            ),
             ("postgresql://u@[::1]:1,b/app", "postgres://[::1]:1,b:5432"),
-            ("host=/run/postgresql user=u", "postgres:///run/postgresql/.s.PGSQL.5432"),
+            (
+                "host=/run/postgresql user=u",
+                "postgres:///run/postgresql/.s.PGSQL.5432",
+            ),
         ] {
-            assert_eq!(build(&format!("url: '{url}'")).unwrap().endpoint(), endpoint);
+            assert_eq!(
+                build(&format!("url: '{url}'")).unwrap().endpoint(),
+                endpoint
+            );
         }
     }
 
@@ -1329,7 +1494,10 @@ mod tests {
                 "url: postgres://u@h/db?sslmode=disable&channel_binding=require",
                 "bad `url`: `channel_binding=require` needs TLS (leave `sslmode=disable` out)",
             ),
-            ("url: postgres://u@h/db?sslrootcert=/ca.pem", "`/ca.pem` does not exist"),
+            (
+                "url: postgres://u@h/db?sslrootcert=/ca.pem",
+                "`/ca.pem` does not exist",
+            ),
         ] {
             assert_eq!(build(spec).err().as_deref(), Some(message), "{spec}");
         }
@@ -1342,24 +1510,68 @@ mod tests {
         let fatal = |code, message| classify(code, true, message).0;
         let query = |code, message| classify(code, false, message).0;
         for (code, message, reason) in [
-            ("28P01", "password authentication failed for user \"u\"", Reason::Auth),
-            ("28000", "no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption", Reason::Auth),
-            ("28000", "role \"u\" is not permitted to log in", Reason::Auth),
+            (
+                "28P01",
+                "password authentication failed for user \"u\"",
+                Reason::Auth,
+            ),
+            (
+                "28000",
+                "no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption",
+                Reason::Auth,
+            ),
+            (
+                "28000",
+                "role \"u\" is not permitted to log in",
+                Reason::Auth,
+            ),
             ("3D000", "database \"d\" does not exist", Reason::NotFound),
             ("57P04", "database \"d\" was dropped", Reason::NotFound),
-            ("42501", "permission denied for database \"d\"", Reason::Permission),
-            ("53300", "sorry, too many clients already", Reason::Unavailable),
+            (
+                "42501",
+                "permission denied for database \"d\"",
+                Reason::Permission,
+            ),
+            (
+                "53300",
+                "sorry, too many clients already",
+                Reason::Unavailable,
+            ),
             ("53200", "out of memory", Reason::Unavailable),
-            ("57P01", "terminating connection due to administrator command", Reason::Unavailable),
-            ("57P03", "the database system is starting up", Reason::Unavailable),
-            ("55000", "database \"d\" is not currently accepting connections", Reason::Unavailable),
+            (
+                "57P01",
+                "terminating connection due to administrator command",
+                Reason::Unavailable,
+            ),
+            (
+                "57P03",
+                "the database system is starting up",
+                Reason::Unavailable,
+            ),
+            (
+                "55000",
+                "database \"d\" is not currently accepting connections",
+                Reason::Unavailable,
+            ),
             ("58P01", "could not open file", Reason::Unavailable),
             ("XX000", "cache lookup failed", Reason::Unavailable),
             ("08P01", "invalid startup packet", Reason::Protocol),
             ("08P01", "no such database: d", Reason::NotFound),
-            ("08P01", "no more connections allowed (max_client_conn)", Reason::Unavailable),
-            ("0A000", "unsupported frontend protocol 3.0", Reason::Protocol),
-            ("42704", "unrecognized configuration parameter \"x\"", Reason::Assertion),
+            (
+                "08P01",
+                "no more connections allowed (max_client_conn)",
+                Reason::Unavailable,
+            ),
+            (
+                "0A000",
+                "unsupported frontend protocol 3.0",
+                Reason::Protocol,
+            ),
+            (
+                "42704",
+                "unrecognized configuration parameter \"x\"",
+                Reason::Assertion,
+            ),
         ] {
             assert_eq!(fatal(code, message), reason, "{code} {message}");
         }
@@ -1367,12 +1579,24 @@ mod tests {
             ("42P01", "relation \"x\" does not exist", Reason::Assertion),
             ("42601", "syntax error", Reason::Assertion),
             ("22012", "division by zero", Reason::Assertion),
-            ("25006", "cannot execute INSERT in a read-only transaction", Reason::Assertion),
+            (
+                "25006",
+                "cannot execute INSERT in a read-only transaction",
+                Reason::Assertion,
+            ),
             ("0A000", "not supported", Reason::Assertion),
             ("42501", "permission denied for table x", Reason::Permission),
-            ("57014", "canceling statement due to statement timeout", Reason::Timeout),
+            (
+                "57014",
+                "canceling statement due to statement timeout",
+                Reason::Timeout,
+            ),
             ("3F000", "schema \"x\" does not exist", Reason::NotFound),
-            ("53100", "could not extend file: No space left on device", Reason::Unavailable),
+            (
+                "53100",
+                "could not extend file: No space left on device",
+                Reason::Unavailable,
+            ),
             ("XX001", "invalid page in block 0", Reason::Unavailable),
         ] {
             assert_eq!(query(code, message), reason, "{code} {message}");

@@ -82,7 +82,8 @@ impl ProbeType for Redis {
         let (address, tls) = match location.scheme.as_str() {
             "redis" | "valkey" => (location.address(&access, 6379)?, None),
             "rediss" | "valkeys" => {
-                let mut tls = access.tls_options(settings.insecure_skip_verify, settings.server_name);
+                let mut tls =
+                    access.tls_options(settings.insecure_skip_verify, settings.server_name);
                 if options.insecure {
                     tls.verify = Verify::Nothing;
                 }
@@ -248,7 +249,9 @@ impl Server {
             }
             if self.stream.read_buf(&mut self.received).await? == 0 {
                 return Err(match self.received.is_empty() {
-                    true => Cause::new(Reason::ConnectReset, "the server hung up without an answer"),
+                    true => {
+                        Cause::new(Reason::ConnectReset, "the server hung up without an answer")
+                    }
                     false => Cause::protocol("the server hung up in the middle of its answer"),
                 });
             }
@@ -286,7 +289,9 @@ fn unexpected(reply: &Value, command: &str) -> Cause {
         Value::Nil => "nothing",
         _ => "something else",
     };
-    Cause::protocol(format!("the answer to `{command}` is {what}, not what Redis answers"))
+    Cause::protocol(format!(
+        "the answer to `{command}` is {what}, not what Redis answers"
+    ))
 }
 
 impl From<RedisError> for Cause {
@@ -317,21 +322,32 @@ fn classify(code: &str, detail: &str) -> (Reason, &'static str) {
             Reason::Auth,
             "wrong username or password, or the user is disabled (`ACL LIST` shows)",
         ),
-        "NOAUTH" => (Reason::Auth, "the server wants a password: give `password` or a `secretRef`"),
-        "NOPERM" => (Reason::Permission, "allow the user the command: `ACL SETUSER … +ping`"),
+        "NOAUTH" => (
+            Reason::Auth,
+            "the server wants a password: give `password` or a `secretRef`",
+        ),
+        "NOPERM" => (
+            Reason::Permission,
+            "allow the user the command: `ACL SETUSER … +ping`",
+        ),
         "DENIED" => (
             Reason::Permission,
             "protected mode: the server accepts connections from its own machine only",
         ),
-        "LOADING" => (Reason::Unavailable, "it is still reading its data from disk"),
+        "LOADING" => (
+            Reason::Unavailable,
+            "it is still reading its data from disk",
+        ),
         "MASTERDOWN" => (Reason::Unavailable, "a replica that has lost its master"),
         "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" | "MISCONF" => (Reason::Unavailable, ""),
-        "ERR" if says("max number of clients") => {
-            (Reason::Unavailable, "`maxclients` is reached: who holds all the connections?")
-        }
-        "ERR" if says("db index is out of range") => {
-            (Reason::NotFound, "the server has fewer databases (`databases` in its configuration)")
-        }
+        "ERR" if says("max number of clients") => (
+            Reason::Unavailable,
+            "`maxclients` is reached: who holds all the connections?",
+        ),
+        "ERR" if says("db index is out of range") => (
+            Reason::NotFound,
+            "the server has fewer databases (`databases` in its configuration)",
+        ),
         "ERR" if says("without any password configured") || says("no password is set") => (
             Reason::Auth,
             "the server has no password; leave it out, or set `requirepass` on the server",
@@ -359,14 +375,42 @@ mod tests {
     #[test]
     fn each_error_has_its_reason() {
         for (line, reason, code) in [
-            ("-WRONGPASS invalid username-password pair or user is disabled.", Reason::Auth, "WRONGPASS"),
+            (
+                "-WRONGPASS invalid username-password pair or user is disabled.",
+                Reason::Auth,
+                "WRONGPASS",
+            ),
             ("-NOAUTH Authentication required.", Reason::Auth, "NOAUTH"),
-            ("-ERR Client sent AUTH, but no password is set", Reason::Auth, "ERR"),
-            ("-NOPERM this user has no permissions to run the 'ping' command", Reason::Permission, "NOPERM"),
-            ("-DENIED Redis is running in protected mode", Reason::Permission, "DENIED"),
-            ("-LOADING Redis is loading the dataset in memory", Reason::Unavailable, "LOADING"),
-            ("-MASTERDOWN Link with MASTER is down", Reason::Unavailable, "MASTERDOWN"),
-            ("-ERR max number of clients reached", Reason::Unavailable, "ERR"),
+            (
+                "-ERR Client sent AUTH, but no password is set",
+                Reason::Auth,
+                "ERR",
+            ),
+            (
+                "-NOPERM this user has no permissions to run the 'ping' command",
+                Reason::Permission,
+                "NOPERM",
+            ),
+            (
+                "-DENIED Redis is running in protected mode",
+                Reason::Permission,
+                "DENIED",
+            ),
+            (
+                "-LOADING Redis is loading the dataset in memory",
+                Reason::Unavailable,
+                "LOADING",
+            ),
+            (
+                "-MASTERDOWN Link with MASTER is down",
+                Reason::Unavailable,
+                "MASTERDOWN",
+            ),
+            (
+                "-ERR max number of clients reached",
+                Reason::Unavailable,
+                "ERR",
+            ),
             ("-ERR DB index is out of range", Reason::NotFound, "ERR"),
             ("-ERR unknown command", Reason::Protocol, "ERR"),
         ] {

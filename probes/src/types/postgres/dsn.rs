@@ -245,7 +245,11 @@ fn uri(rest: &str) -> Result<Pairs, Mistake> {
         }
     }
     let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
-    put(&mut pairs, "dbname", decode(path.strip_prefix('/').unwrap_or(path))?);
+    put(
+        &mut pairs,
+        "dbname",
+        decode(path.strip_prefix('/').unwrap_or(path))?,
+    );
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (keyword, value) = parameter.split_once('=').ok_or_else(|| {
             mistake("an option of the URL has no `=`").hint("write `?option=value&option=value`")
@@ -506,15 +510,19 @@ impl<'a> Parameters<'a> {
             "min_protocol_version" if value == "3.0" => return Ok(()),
             "max_protocol_version" => return Ok(()),
             "sslcompression" => {
-                return Err(mistake("`sslcompression` is refused: nobody compresses TLS any more")
-                    .hint("use `sslcompression=0`, or leave it out"));
+                return Err(
+                    mistake("`sslcompression` is refused: nobody compresses TLS any more")
+                        .hint("use `sslcompression=0`, or leave it out"),
+                );
             }
             "gssencmode" => {
                 return Err(mistake("`gssencmode` is refused: GSSAPI is not spoken")
                     .hint("use `gssencmode=disable`, or leave it out"));
             }
             "min_protocol_version" => {
-                return Err(mistake("`min_protocol_version` is refused: protocol 3.0 is spoken"));
+                return Err(mistake(
+                    "`min_protocol_version` is refused: protocol 3.0 is spoken",
+                ));
             }
             _ => return Err(not_honoured(keyword, before)),
         };
@@ -595,8 +603,9 @@ impl<'a> Parameters<'a> {
         };
         if root_cert == RootCert::System && mode != SslMode::VerifyFull {
             return Err(
-                mistake("`sslrootcert=system` goes with `sslmode=verify-full` only")
-                    .hint("anybody can get a certificate from a public authority, for a name of theirs"),
+                mistake("`sslrootcert=system` goes with `sslmode=verify-full` only").hint(
+                    "anybody can get a certificate from a public authority, for a name of theirs",
+                ),
             );
         }
         let direct = match self.sslnegotiation {
@@ -631,7 +640,10 @@ impl<'a> Parameters<'a> {
                 .hint("conncheck speaks TLS 1.2 and 1.3 only"));
         }
         let (min_version, max_version) = (min_version.flatten(), max_version.flatten());
-        if min_version.zip(max_version).is_some_and(|(min, max)| min > max) {
+        if min_version
+            .zip(max_version)
+            .is_some_and(|(min, max)| min > max)
+        {
             return Err(mistake(
                 "`ssl_min_protocol_version` is above `ssl_max_protocol_version`",
             ));
@@ -686,13 +698,15 @@ fn one_of<T: Copy>(keyword: &str, text: &str, known: &[(&'static str, T)]) -> Re
     }
     let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
     let wrong = mistake(format!("unknown value of `{keyword}`"));
-    Err(match conncheck_config::closest(text, names.iter().copied()) {
-        Some(close) => wrong.hint(format!(
-            "did you mean `{close}`? it knows {}",
-            names.join(", ")
-        )),
-        None => wrong.hint(format!("it knows {}", names.join(", "))),
-    })
+    Err(
+        match conncheck_config::closest(text, names.iter().copied()) {
+            Some(close) => wrong.hint(format!(
+                "did you mean `{close}`? it knows {}",
+                names.join(", ")
+            )),
+            None => wrong.hint(format!("it knows {}", names.join(", "))),
+        },
+    )
 }
 
 /// A version of TLS: `Some(None)` is one that is older than what we speak.
@@ -865,7 +879,10 @@ mod tests {
             ("postgresql://localhost:5433", "-:-@localhost:5433/-"),
             ("postgresql://localhost/mydb", "-:-@localhost:5432/mydb"),
             ("postgresql://user@localhost", "user:-@localhost:5432/-"),
-            ("postgresql://user:secret@localhost", "user:secret@localhost:5432/-"),
+            (
+                "postgresql://user:secret@localhost",
+                "user:secret@localhost:5432/-",
+            ),
             (
                 "postgresql://other@localhost/otherdb?connect_timeout=10&application_name=myapp",
                 "other:-@localhost:5432/otherdb",
@@ -878,40 +895,82 @@ mod tests {
                 "postgresql://user@localhost:5433/mydb?options=-c%20synchronous_commit%3Doff",
                 "user:-@localhost:5433/mydb",
             ),
-            ("postgresql:///mydb?host=localhost&port=5433", "-:-@localhost:5433/mydb"),
-            ("postgresql://[2001:db8::1234]/database", "-:-@[2001:db8::1234]:5432/database"),
-            ("postgresql:///dbname?host=/var/lib/postgresql", "-:-@/var/lib/postgresql/.s.PGSQL.5432/dbname"),
-            ("postgresql://%2Fvar%2Flib%2Fpostgresql/dbname", "-:-@/var/lib/postgresql/.s.PGSQL.5432/dbname"),
+            (
+                "postgresql:///mydb?host=localhost&port=5433",
+                "-:-@localhost:5433/mydb",
+            ),
+            (
+                "postgresql://[2001:db8::1234]/database",
+                "-:-@[2001:db8::1234]:5432/database",
+            ),
+            (
+                "postgresql:///dbname?host=/var/lib/postgresql",
+                "-:-@/var/lib/postgresql/.s.PGSQL.5432/dbname",
+            ),
+            (
+                "postgresql://%2Fvar%2Flib%2Fpostgresql/dbname",
+                "-:-@/var/lib/postgresql/.s.PGSQL.5432/dbname",
+            ),
         ]);
     }
 
     #[test]
     fn uris_of_libpqs_own_tests() {
         check(&[
-            ("postgresql://uri-user:secret@host:12345/db", "uri-user:secret@host:12345/db"),
+            (
+                "postgresql://uri-user:secret@host:12345/db",
+                "uri-user:secret@host:12345/db",
+            ),
             ("postgresql://uri-user@host/", "uri-user:-@host:5432/-"),
-            ("postgresql://uri-%75ser@host:12345/db", "uri-user:-@host:12345/db"),
-            ("postgresql://host:12345/db?user=uri-user", "uri-user:-@host:12345/db"),
-            ("postgresql://host:12345/?user=uri-user", "uri-user:-@host:12345/-"),
+            (
+                "postgresql://uri-%75ser@host:12345/db",
+                "uri-user:-@host:12345/db",
+            ),
+            (
+                "postgresql://host:12345/db?user=uri-user",
+                "uri-user:-@host:12345/db",
+            ),
+            (
+                "postgresql://host:12345/?user=uri-user",
+                "uri-user:-@host:12345/-",
+            ),
             ("postgresql://host?user=uri-user", "uri-user:-@host:5432/-"),
             ("postgresql://?hostaddr=127.0.0.1", "-:-@127.0.0.1:5432/-"),
-            ("postgresql://example.com?hostaddr=63.1.2.4", "-:-@63.1.2.4:5432/-"),
+            (
+                "postgresql://example.com?hostaddr=63.1.2.4",
+                "-:-@63.1.2.4:5432/-",
+            ),
             ("postgresql://%68ost/", "-:-@host:5432/-"),
             ("postgresql://[::1]:12345/db", "-:-@[::1]:12345/db"),
             ("postgresql://[2001:db8::1]/", "-:-@[2001:db8::1]:5432/-"),
             ("postgres://", "-:-@localhost:5432/-"),
             ("postgres:///tmp", "-:-@localhost:5432/tmp"),
-            ("postgresql:///?host=/path/to/socket/dir", "-:-@/path/to/socket/dir/.s.PGSQL.5432/-"),
-            ("postgresql://otheruser@?host=/no/such/directory", "otheruser:-@/no/such/directory/.s.PGSQL.5432/-"),
-            ("postgres://otheruser:no-such-dir@:12345?host=/no", "otheruser:no-such-dir@/no/.s.PGSQL.12345/-"),
-            ("postgresql://%2Fvar%2Flib/dbname?port=1", "-:-@/var/lib/.s.PGSQL.1/dbname"),
+            (
+                "postgresql:///?host=/path/to/socket/dir",
+                "-:-@/path/to/socket/dir/.s.PGSQL.5432/-",
+            ),
+            (
+                "postgresql://otheruser@?host=/no/such/directory",
+                "otheruser:-@/no/such/directory/.s.PGSQL.5432/-",
+            ),
+            (
+                "postgres://otheruser:no-such-dir@:12345?host=/no",
+                "otheruser:no-such-dir@/no/.s.PGSQL.12345/-",
+            ),
+            (
+                "postgresql://%2Fvar%2Flib/dbname?port=1",
+                "-:-@/var/lib/.s.PGSQL.1/dbname",
+            ),
             ("postgresql://host:12345/db?ssl=true", "-:-@host:12345/db"),
             (
                 "postgre://",
                 "! this scheme is not Postgres (use `postgres://user@host:5432/database`)",
             ),
             ("postgres://[::1", "! an IPv6 address has no closing `]` ()"),
-            ("postgres://[::1]x", "! there is something between `]` and the port ()"),
+            (
+                "postgres://[::1]x",
+                "! there is something between `]` and the port ()",
+            ),
             (
                 "postgresql://%",
                 "! a `%` is not followed by two hexadecimal digits (a `%` itself is written `%25`)",
@@ -930,14 +989,26 @@ mod tests {
     #[test]
     fn keyword_strings() {
         check(&[
-            ("host=localhost port=5432 dbname=mydb connect_timeout=10", "-:-@localhost:5432/mydb"),
-            ("host = h user = 'u' password = 'it\\'s \\\\ here'", "u:it's \\ here@h:5432/-"),
-            ("host=h password=with\\ space user=u", "u:with space@h:5432/-"),
+            (
+                "host=localhost port=5432 dbname=mydb connect_timeout=10",
+                "-:-@localhost:5432/mydb",
+            ),
+            (
+                "host = h user = 'u' password = 'it\\'s \\\\ here'",
+                "u:it's \\ here@h:5432/-",
+            ),
+            (
+                "host=h password=with\\ space user=u",
+                "u:with space@h:5432/-",
+            ),
             ("host=a,b,c port=1,2,3 user=u", "u:-@a:1,b:2,c:3/-"),
             ("host=a,b port=7 user=u", "u:-@a:7,b:7/-"),
             ("host=a,,b user=u", "u:-@a:5432,localhost:5432,b:5432/-"),
             ("hostaddr=::1 user=u", "u:-@[::1]:5432/-"),
-            ("host=/run/postgresql user=u", "u:-@/run/postgresql/.s.PGSQL.5432/-"),
+            (
+                "host=/run/postgresql user=u",
+                "u:-@/run/postgresql/.s.PGSQL.5432/-",
+            ),
             ("user=u password=''", "u:-@localhost:5432/-"),
             ("user=a user=b", "b:-@localhost:5432/-"),
             ("password=a://b user=u", "u:a://b@localhost:5432/-"),
@@ -954,7 +1025,10 @@ mod tests {
                 "host=a,b port=1,2,3",
                 "! there are not as many ports as hosts (give one port for all of them, or one for each)",
             ),
-            ("host=a,b hostaddr=::1", "! there are not as many in `host` as in `hostaddr` ()"),
+            (
+                "host=a,b hostaddr=::1",
+                "! there are not as many in `host` as in `hostaddr` ()",
+            ),
             (
                 "db.example.com",
                 "! it is neither a URL nor a keyword string (write `postgres://user@host:5432/database` or `host=… user=… dbname=…`)",
@@ -1024,7 +1098,10 @@ mod tests {
         }
         for (name, _) in REFUSED {
             let message = mistake_in(&format!("{name}=x"));
-            assert!(message.starts_with(&format!("option `{name}` is refused: ")), "{message}");
+            assert!(
+                message.starts_with(&format!("option `{name}` is refused: ")),
+                "{message}"
+            );
         }
     }
 
