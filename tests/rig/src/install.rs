@@ -29,6 +29,14 @@ pub const REDIS: Package = Package {
     name: "redis-server",
     program: "redis-server",
 };
+pub const MARIADB: Package = Package {
+    name: "mariadb-server",
+    program: "mariadbd",
+};
+pub const RABBITMQ: Package = Package {
+    name: "rabbitmq-server",
+    program: "rabbitmq-server",
+};
 pub const NGINX: Package = Package {
     name: "nginx-light",
     program: "nginx",
@@ -49,7 +57,12 @@ pub const PYTHON: Package = Package {
 };
 
 /// Everything, for `rig install`.
-pub const ALL: [Package; 6] = [POSTGRES, REDIS, NGINX, PROMETHEUS, BLACKBOX, PYTHON];
+pub const ALL: [Package; 8] = [
+    POSTGRES, REDIS, MARIADB, RABBITMQ, NGINX, PROMETHEUS, BLACKBOX, PYTHON,
+];
+
+/// The servers, and what runs those that Python's registry has.
+pub const SERVERS: [Package; 6] = [POSTGRES, REDIS, MARIADB, RABBITMQ, NGINX, PYTHON];
 
 /// What [`ensure`] found and did.
 #[derive(Debug, Default)]

@@ -28,6 +28,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod prometheus;
+pub mod python;
 pub mod redis;
 mod rig;
 mod shared;

@@ -1,8 +1,6 @@
-//! The tools that judge our exposition: `promtool`, and Python's `prometheus_client` in a venv of its own.
+//! The tools that judge our exposition: `promtool`, and Python's `prometheus_client`.
 
 use std::{
-    ffi::OsStr,
-    fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -10,7 +8,7 @@ use std::{
 
 use crate::{
     error::{Error, Result},
-    install,
+    install, python,
 };
 
 /// The path of `promtool`.
@@ -21,16 +19,6 @@ pub fn promtool() -> Result<PathBuf> {
 /// The path of `prometheus-blackbox-exporter`.
 pub fn blackbox_exporter() -> Result<PathBuf> {
     install::find(install::BLACKBOX)
-}
-
-/// A Python that can `import prometheus_client`. Made by [`install_python_client`].
-pub fn python() -> Result<PathBuf> {
-    let python = venv()?.join("bin/python");
-    if venv()?.join(READY).exists() {
-        Ok(python)
-    } else {
-        Err(Error::missing("prometheus_client", "python3-venv"))
-    }
 }
 
 /// `promtool check metrics` over an exposition; the error is what it complains of.
@@ -72,37 +60,7 @@ fn parse(module: &str, exposition: &str) -> Result<String> {
          \x20   for s in family.samples:\n\
          \x20       print(s.name + json.dumps(s.labels, sort_keys=True, ensure_ascii=False), s.value)\n"
     );
-    feed(&python()?, &["-c", &script], exposition)
-}
-
-/// Makes the venv under `target/rig`, unless it is there. Says whether it had to.
-pub fn install_python_client() -> Result<bool> {
-    let venv = venv()?;
-    if venv.join(READY).exists() {
-        return Ok(false);
-    }
-    let python = install::find(install::PYTHON)?;
-    let _alone = install::lock()?;
-    let words = ["-m", "venv", "--clear"].map(OsStr::new);
-    install::run(&python, &[&words[..], &[venv.as_os_str()]].concat())?;
-    let pip = [
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--disable-pip-version-check",
-        "prometheus_client==0.26.0",
-    ];
-    install::run(&venv.join("bin/python"), &pip.map(OsStr::new))?;
-    fs::write(venv.join(READY), "").map_err(Error::doing("cannot mark the venv as ready"))?;
-    Ok(true)
-}
-
-/// Written last, so that an interrupted installation is made anew.
-const READY: &str = "ready";
-
-fn venv() -> Result<PathBuf> {
-    Ok(install::cache_dir()?.join("venv"))
+    feed(&python::program("python")?, &["-c", &script], exposition)
 }
 
 fn feed(program: &Path, args: &[&str], input: &str) -> Result<String> {

@@ -2,8 +2,8 @@
 
 use conncheck_rig::{
     Error, Result,
-    install::{self, NGINX, POSTGRES, Package, REDIS, Report},
-    prometheus,
+    install::{self, Package, Report},
+    python,
 };
 
 /// Everything, told in full.
@@ -13,17 +13,21 @@ pub fn run() -> Result<()> {
         println!("present: {}", names(&report.present));
     }
     let mut missing = complaints(&report);
-    match prometheus::install_python_client() {
-        Ok(true) => println!("installed: prometheus_client, in a venv of its own"),
-        Ok(false) => println!("present: prometheus_client"),
-        Err(err) => missing.push(format!("prometheus_client: {err}")),
+    match python::install() {
+        Ok(true) => println!("installed: {}, in a venv of their own", python::names()),
+        Ok(false) => println!("present: {}", python::names()),
+        Err(err) => missing.push(format!("{}: {err}", python::names())),
     }
     fail_with(&missing)
 }
 
 /// Only the servers, and not a word if they are there.
 pub fn servers() -> Result<()> {
-    fail_with(&complaints(&ensure(&[POSTGRES, REDIS, NGINX])?))
+    let mut missing = complaints(&ensure(&install::SERVERS)?);
+    if let Err(err) = python::install() {
+        missing.push(format!("{}: {err}", python::names()));
+    }
+    fail_with(&missing)
 }
 
 fn ensure(packages: &[Package]) -> Result<Report> {

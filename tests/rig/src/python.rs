@@ -1,0 +1,61 @@
+//! What the rig needs of Python's registry, in one venv of its own under `target/rig`.
+
+use std::{ffi::OsStr, fs, path::PathBuf};
+
+use crate::{
+    error::{Error, Result},
+    install,
+};
+
+/// Who judges our exposition, and the server that speaks MongoDB's wire protocol.
+const PACKAGES: [&str; 2] = ["prometheus_client==0.26.0", "SecantusDB==0.7.0b3"];
+
+/// Makes the venv, unless it is there with all that is wanted. Says whether it had to.
+pub fn install() -> Result<bool> {
+    if is_ready()? {
+        return Ok(false);
+    }
+    let python = install::find(install::PYTHON)?;
+    let _alone = install::lock()?;
+    // Whoever held the lock may have done it.
+    if is_ready()? {
+        return Ok(false);
+    }
+    let venv = venv()?;
+    let words = ["-m", "venv", "--clear"].map(OsStr::new);
+    install::run(&python, &[&words[..], &[venv.as_os_str()]].concat())?;
+    let pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check"];
+    let args: Vec<&OsStr> = pip.iter().chain(&PACKAGES).map(OsStr::new).collect();
+    install::run(&venv.join("bin/python"), &args)?;
+    fs::write(venv.join(READY), wanted()).map_err(Error::doing("cannot mark the venv as ready"))?;
+    Ok(true)
+}
+
+/// A program of the venv, such as `python`. Made by [`install`].
+pub fn program(name: &str) -> Result<PathBuf> {
+    if is_ready()? {
+        Ok(venv()?.join("bin").join(name))
+    } else {
+        Err(Error::missing(name, install::PYTHON.name))
+    }
+}
+
+/// What the venv has, by name and version.
+pub fn names() -> String {
+    PACKAGES.join(", ").replace("==", " ")
+}
+
+/// Written last, so that an interrupted installation is made anew; holds what was installed.
+const READY: &str = "ready";
+
+fn is_ready() -> Result<bool> {
+    Ok(fs::read_to_string(venv()?.join(READY)).is_ok_and(|there| there == wanted()))
+}
+
+fn wanted() -> String {
+    PACKAGES.join("\n")
+}
+
+fn venv() -> Result<PathBuf> {
+    Ok(install::cache_dir()?.join("venv"))
+}
