@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use conncheck_probes::{Outcome, ResolverChoice, types};
 use conncheck_rig::dns::{Answer, DnsServer};
-use conncheck_rig::faults::{self, BlackHole, Peer};
+use conncheck_rig::faults::{self, BlackHole, Peer, Step};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
@@ -17,8 +17,12 @@ pub(crate) struct Talk {
     pub(crate) type_name: &'static str,
     /// A definition at `host:port`, without TLS.
     pub(crate) spec: fn(&str) -> Value,
-    /// One whose first words are a TLS handshake.
+    /// One that speaks TLS, at once where the type can.
     pub(crate) spec_with_tls: fn(&str) -> Value,
+    /// What the peer says and hears before the handshake of `spec_with_tls`.
+    before_tls: fn() -> Vec<Step>,
+    /// What the peer greets with before it hears anything, in the types whose servers do.
+    greeting: Option<&'static [u8]>,
     /// The phase in which it first waits for the peer.
     first: &'static str,
     /// An answer to its first words, after which it waits again, and the phase in which it does.
@@ -30,6 +34,8 @@ pub(crate) const TALKS: &[Talk] = &[
         type_name: "http",
         spec: |at| json!({"type": "http", "url": format!("http://{at}/health")}),
         spec_with_tls: |at| json!({"type": "http", "url": format!("https://{at}/health")}),
+        before_tls: Vec::new,
+        greeting: None,
         first: "request",
         reply: (
             b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
@@ -43,6 +49,8 @@ pub(crate) const TALKS: &[Talk] = &[
             let options = "sslmode=require&sslnegotiation=direct";
             json!({"type": "postgres", "url": format!("postgres://probe:secret@{at}/app?{options}")})
         },
+        before_tls: Vec::new,
+        greeting: None,
         first: "tls",
         reply: (b"N", "auth"),
     },
@@ -50,6 +58,8 @@ pub(crate) const TALKS: &[Talk] = &[
         type_name: "redis",
         spec: |at| json!({"type": "redis", "url": format!("redis://probe:secret@{at}")}),
         spec_with_tls: |at| json!({"type": "redis", "url": format!("rediss://probe:secret@{at}")}),
+        before_tls: Vec::new,
+        greeting: None,
         first: "auth",
         reply: (b"+OK\r\n", "request"),
     },
@@ -131,8 +141,33 @@ fn resets(talk: &Talk) {
     assert_eq!(failure.reason.as_str(), "connect_reset", "{failure:?}");
 }
 
+/// A peer that has this to say: when it is asked, or at once where the type's servers speak first.
+fn says(talk: &Talk, words: impl IntoIterator<Item = Step>) -> Peer {
+    let first = match talk.greeting {
+        Some(_) => None,
+        None => Some(Step::Receive),
+    };
+    Peer::script(first.into_iter().chain(words).collect::<Vec<_>>()).unwrap()
+}
+
+/// A peer whose first words are right, which then does this.
+fn goes_on(talk: &Talk, steps: impl IntoIterator<Item = Step>) -> Peer {
+    let (reply, _) = talk.reply;
+    let greeting = talk.greeting.map(|greeting| Step::Send(greeting.to_vec()));
+    let first = greeting
+        .into_iter()
+        .chain([Step::Receive, Step::Send(reply.to_vec())]);
+    Peer::script(first.chain(steps).collect::<Vec<_>>()).unwrap()
+}
+
+/// A peer that does this where a handshake is expected of it.
+fn instead_of_a_handshake(talk: &Talk, steps: impl IntoIterator<Item = Step>) -> Peer {
+    let before = (talk.before_tls)().into_iter();
+    Peer::script(before.chain(steps).collect::<Vec<_>>()).unwrap()
+}
+
 fn hangs_up(talk: &Talk) {
-    let peer = Peer::closes_after_request().unwrap();
+    let peer = says(talk, [Step::Close]);
     assert_down(&short(talk, &peer), "connect_reset", talk.first, "");
 }
 
@@ -142,20 +177,14 @@ fn says_nothing(talk: &Talk) {
 }
 
 fn hangs_after_its_first_words(talk: &Talk) {
-    let (reply, phase) = talk.reply;
-    let peer = Peer::hangs_after_reply(reply).unwrap();
+    let (_, phase) = talk.reply;
+    let peer = goes_on(talk, []);
     assert_down(&short(talk, &peer), "timeout", phase, "");
 }
 
 fn hangs_up_after_its_first_words(talk: &Talk) {
-    let (reply, phase) = talk.reply;
-    let peer = Peer::script([
-        faults::Step::Receive,
-        faults::Step::Send(reply.to_vec()),
-        faults::Step::Receive,
-        faults::Step::Close,
-    ])
-    .unwrap();
+    let (_, phase) = talk.reply;
+    let peer = goes_on(talk, [Step::Receive, Step::Close]);
     // A peer that waits for the next words is left waiting where there are none.
     let outcome = short(talk, &peer);
     let failure = outcome.result.expect_err("hung up");
@@ -182,16 +211,15 @@ fn trickles(talk: &Talk) {
 }
 
 fn talks_nonsense(talk: &Talk) {
-    let peer = Peer::nonsense().unwrap();
-    assert_down(&short(talk, &peer), "protocol", talk.first, "");
+    let peer = match talk.greeting {
+        Some(_) => Peer::nonsense_greeting(),
+        None => Peer::nonsense(),
+    };
+    assert_down(&short(talk, &peer.unwrap()), "protocol", talk.first, "");
 }
 
 fn never_stops_talking(talk: &Talk) {
-    let peer = Peer::script([
-        faults::Step::Receive,
-        faults::Step::Send(vec![b'*'; 32 * 1024 * 1024]),
-    ])
-    .unwrap();
+    let peer = says(talk, [Step::Send(vec![b'*'; 32 * 1024 * 1024])]);
     let outcome = attempt_within(TIMEOUT, &(talk.spec)(&peer.addr().to_string()));
     let failure = outcome.result.expect_err("nonsense without end");
     assert_eq!(failure.reason.as_str(), "protocol", "{failure:?}");
@@ -212,23 +240,25 @@ fn over_tls(talk: &Talk, peer: &Peer) -> Outcome {
 }
 
 fn says_nothing_to_a_handshake(talk: &Talk) {
-    let peer = Peer::silent().unwrap();
+    let peer = instead_of_a_handshake(talk, []);
     assert_down(&over_tls(talk, &peer), "timeout", "tls", "");
 }
 
 fn hangs_up_on_a_handshake(talk: &Talk) {
-    let peer = Peer::closes_after_request().unwrap();
+    let peer = instead_of_a_handshake(talk, [Step::Receive, Step::Close]);
     assert_down(&over_tls(talk, &peer), "connect_reset", "tls", "");
 }
 
 fn answers_a_handshake_in_plain_text(talk: &Talk) {
-    let peer = Peer::hangs_after_reply(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..]).unwrap();
+    let words = b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec();
+    let peer = instead_of_a_handshake(talk, [Step::Receive, Step::Send(words)]);
     assert_down(&over_tls(talk, &peer), "protocol", "tls", "");
 }
 
 fn sends_an_alert(talk: &Talk) {
     // Fatal, handshake_failure.
-    let peer = Peer::hangs_after_reply(&[0x15, 3, 3, 0, 2, 2, 40][..]).unwrap();
+    let alert = vec![0x15, 3, 3, 0, 2, 2, 40];
+    let peer = instead_of_a_handshake(talk, [Step::Receive, Step::Send(alert)]);
     assert_down(
         &over_tls(talk, &peer),
         "tls_other",

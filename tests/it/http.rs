@@ -626,10 +626,10 @@ fn oauth(nginx: &Nginx, token_url: &str, more: Value) -> Value {
 fn an_oauth_token_is_asked_for_and_sent() {
     let nginx = need!(Rig::shared().nginx());
     let tokens = TokenServer::start().unwrap();
-    let outcome = up(oauth(nginx, &tokens.url(), json!({"scope": ["a", "b:c"]})));
+    let outcome = up(oauth(&nginx, &tokens.url(), json!({"scope": ["a", "b:c"]})));
     assert_eq!(phases(&outcome), ["resolve", "connect", "auth", "request"]);
     assert!(outcome.server.expect("its name").starts_with("nginx"));
-    up(oauth(nginx, &tokens.url(), json!({"authStyle": "body"})));
+    up(oauth(&nginx, &tokens.url(), json!({"authStyle": "body"})));
     let asked = tokens.requests();
     assert_eq!(
         asked[0].body_text(),
@@ -644,13 +644,13 @@ fn an_oauth_token_is_asked_for_and_sent() {
     // Over TLS, where the authority that is trusted is the same.
     let token_url = nginx.https_url("/token");
     let ca = json!({"caCert": Rig::shared().pki().ca.cert_pem});
-    let outcome = up(with(oauth(nginx, &token_url, json!({})), ca));
+    let outcome = up(with(oauth(&nginx, &token_url, json!({})), ca));
     assert_eq!(
         phases(&outcome),
         ["resolve", "connect", "tls", "auth", "request"]
     );
 
-    let mut keyed = oauth(nginx, &tokens.url(), json!({}));
+    let mut keyed = oauth(&nginx, &tokens.url(), json!({}));
     keyed["properties"]["oauth"]
         .as_object_mut()
         .unwrap()
@@ -668,7 +668,7 @@ fn an_oauth_token_that_is_refused_is_explained() {
         (json!({"clientID": "nobody"}), "auth", "invalid_client"),
         (json!({"scope": "forbidden"}), "permission", "invalid_scope"),
     ] {
-        let outcome = down(oauth(nginx, &tokens, more), reason, "auth", code);
+        let outcome = down(oauth(&nginx, &tokens, more), reason, "auth", code);
         assert!(
             message(&outcome).starts_with("token server `http://127.0.0.1:"),
             "{outcome:#?}"
@@ -681,7 +681,7 @@ fn an_oauth_token_that_is_refused_is_explained() {
         ("/404", "http_status", "404"),
         ("/503", "unavailable", "503"),
     ] {
-        let spec = oauth(nginx, &nginx.url(path), json!({}));
+        let spec = oauth(&nginx, &nginx.url(path), json!({}));
         down(spec, reason, "auth", code);
     }
 }
@@ -690,12 +690,12 @@ fn a_token_server_that_is_down_is_named() {
     let nginx = need!(Rig::shared().nginx());
     let refused = faults::refused().unwrap();
     let origin = format!("http://{}", refused.addr());
-    let spec = oauth(nginx, &format!("{origin}/token"), json!({}));
+    let spec = oauth(&nginx, &format!("{origin}/token"), json!({}));
     let outcome = down(spec, "connect_refused", "connect", "");
     let start = format!("`{origin}`: ");
     assert!(message(&outcome).starts_with(&start), "{outcome:#?}");
 
-    let spec = oauth(nginx, &nginx.url("/hang"), json!({}));
+    let spec = oauth(&nginx, &nginx.url("/hang"), json!({}));
     let outcome = attempt_within(SHORT, &spec);
     assert_down(&outcome, "timeout", "auth", "");
     assert!(
@@ -887,7 +887,7 @@ fn a_stopped_server_is_a_timeout() {
     assert_down(&attempt_within(SHORT, &plain), "timeout", "request", "");
     let spec = https(nginx.https, "/health");
     assert_down(&attempt_within(SHORT, &spec), "timeout", "tls", "");
-    let spec = oauth(shared, &nginx.url("/token"), json!({}));
+    let spec = oauth(&shared, &nginx.url("/token"), json!({}));
     assert_down(&attempt_within(SHORT, &spec), "timeout", "auth", "");
     nginx.process().resume();
     up(plain.clone());

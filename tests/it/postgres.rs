@@ -166,14 +166,14 @@ fn logs_in_by_each_method() {
         .and_then(|text| text.split(' ').next());
     let version = format!("PostgreSQL {}", version.expect("a version"));
     for user in ["probe", "md5user", "clear", "nopw"] {
-        let outcome = up(spec(postgres, user, "sslmode=require"));
+        let outcome = up(spec(&postgres, user, "sslmode=require"));
         assert_eq!(
             phases(&outcome),
             ["resolve", "connect", "tls", "auth", "request"],
             "{user}"
         );
         assert_eq!(outcome.server.as_deref(), Some(version.as_str()));
-        let outcome = up(spec(postgres, user, "sslmode=disable"));
+        let outcome = up(spec(&postgres, user, "sslmode=disable"));
         assert_eq!(
             phases(&outcome),
             ["resolve", "connect", "auth", "request"],
@@ -187,8 +187,8 @@ fn logs_in_by_each_method() {
         ("clear", "password"),
         ("nopw", "none"),
     ] {
-        up(spec(postgres, user, &format!("require_auth={method}")));
-        let outcome = attempt(&spec(postgres, user, &format!("require_auth=!{method}")));
+        up(spec(&postgres, user, &format!("require_auth={method}")));
+        let outcome = attempt(&spec(&postgres, user, &format!("require_auth=!{method}")));
         assert_down(&outcome, "auth", "auth", "");
         let message = outcome.result.unwrap_err().message;
         assert!(message.contains(&format!("`{method}`")), "{message}");
@@ -239,15 +239,15 @@ fn credentials_of_the_spec_win_over_the_url() {
 
 fn each_sslmode_where_tls_is_a_choice_a_must_and_not_to_be_had() {
     let main = need!(Rig::shared().postgres());
-    let without = need!(Rig::shared().postgres_of(PostgresKind::NoTls));
+    let without = need!(Rig::shared().get(PostgresKind::NoTls));
     check_grid(
         &SSLMODES[..4],
         &[
-            ("probe", (main, "probe")),
-            ("tlsonly", (main, "tlsonly")),
-            ("plainonly", (main, "plainonly")),
-            ("no TLS: probe", (without, "probe")),
-            ("no TLS: tlsonly", (without, "tlsonly")),
+            ("probe", (&main, "probe")),
+            ("tlsonly", (&main, "tlsonly")),
+            ("plainonly", (&main, "plainonly")),
+            ("no TLS: probe", (&without, "probe")),
+            ("no TLS: tlsonly", (&without, "tlsonly")),
         ],
         |mode, (server, user)| {
             let spec = spec(server, user, &format!("sslmode={mode}"));
@@ -268,12 +268,12 @@ require         tls                 tls                 auth 28000          tls_
         &format!("sslmode=verify-full&sslrootcert={ca}"),
     ] {
         check(
-            without,
+            &without,
             "probe",
             &[(options, "tls_other tls -", "does not offer TLS")],
         );
     }
-    let outcome = attempt(&spec(main, "tlsonly", "sslmode=disable"));
+    let outcome = attempt(&spec(&main, "tlsonly", "sslmode=disable"));
     let hint = outcome.result.unwrap_err().hint.expect("a hint");
     assert!(hint.contains("sslmode=require"), "{hint}");
 }
@@ -293,7 +293,7 @@ fn each_certificate(more: &dyn Fn(&str) -> (String, Value), expected: &str) {
         (PostgresKind::Expired, &pki.expired),
         (PostgresKind::NotYetValid, &pki.not_yet_valid),
     ] {
-        let server = need!(rig.postgres_of(kind));
+        let server = need!(rig.get(kind));
         servers.push((certificate.name, (server, certificate)));
     }
     check_grid(
@@ -370,13 +370,13 @@ verify-full     verified            verified            tls_name_mismatch   tls_
 
 fn what_else_decides_about_a_certificate() {
     let postgres = need!(Rig::shared().postgres());
-    let wrong_name = need!(Rig::shared().postgres_of(PostgresKind::WrongName));
+    let wrong_name = need!(Rig::shared().get(PostgresKind::WrongName));
     let pki = Rig::shared().pki();
     let tls_of = |server: &Postgres, options: &str, more: Value| {
         let spec = with(spec(server, "nopw", options), query(IN_TLS));
         cell(&attempt(&with(spec, more)))
     };
-    let full = |more: Value| tls_of(wrong_name, "sslmode=verify-full", more);
+    let full = |more: Value| tls_of(&wrong_name, "sslmode=verify-full", more);
     let (ca, other) = (&pki.ca.cert_pem, &pki.other_ca.cert_pem);
     let named = json!({"caCert": ca, "properties": {"serverName": "elsewhere.test"}});
     assert_eq!(full(named), "verified");
@@ -388,13 +388,16 @@ fn what_else_decides_about_a_certificate() {
     // The definition's authority wins over the URL's.
     let other_path = pki.other_ca.cert_path.display();
     let options = format!("sslmode=verify-full&sslrootcert={other_path}");
-    assert_eq!(tls_of(postgres, &options, json!({})), "tls_unknown_ca");
+    assert_eq!(tls_of(&postgres, &options, json!({})), "tls_unknown_ca");
     assert_eq!(
-        tls_of(postgres, &options, json!({"caCert": ca})),
+        tls_of(&postgres, &options, json!({"caCert": ca})),
         "verified"
     );
     let options = "sslmode=verify-ca";
-    let namesake = with(spec(postgres, "nopw", options), json!({"caCert": NAMESAKE}));
+    let namesake = with(
+        spec(&postgres, "nopw", options),
+        json!({"caCert": NAMESAKE}),
+    );
     let outcome = down(namesake, "tls_unknown_ca", "tls", "");
     let message = outcome.result.unwrap_err().message;
     assert!(
@@ -402,17 +405,17 @@ fn what_else_decides_about_a_certificate() {
         "{message}"
     );
     // libpq's short way to say `verify-full` and nobody of our own.
-    let system = tls_of(postgres, "sslrootcert=system", json!({}));
+    let system = tls_of(&postgres, "sslrootcert=system", json!({}));
     assert_eq!(system, "tls_unknown_ca");
     assert_eq!(
-        tls_of(postgres, "sslmode=require&sslsni=0", json!({})),
+        tls_of(&postgres, "sslmode=require&sslsni=0", json!({})),
         "tls"
     );
     for version in ["TLSv1.2", "TLSv1.3"] {
         let options = format!(
             "sslmode=require&ssl_min_protocol_version={version}&ssl_max_protocol_version={version}"
         );
-        let outcome = up(spec(postgres, "nopw", &options));
+        let outcome = up(spec(&postgres, "nopw", &options));
         let tls = outcome.tls.expect("recorded");
         assert_eq!(tls.version.as_deref(), Some(version));
         assert_eq!(tls.subject.as_deref(), Some("CN=localhost"));
@@ -424,7 +427,7 @@ fn client_certificates_missing_wrong_and_right() {
     let postgres = need!(Rig::shared().postgres());
     let pki = Rig::shared().pki();
     for user in ["certonly", "pwcert"] {
-        let bare = spec(postgres, user, "sslmode=require");
+        let bare = spec(&postgres, user, "sslmode=require");
         let with_client = |client: &Certified| {
             let more = json!({"clientCert": client.cert_pem, "clientKey": client.key_pem});
             with(bare.clone(), more)
@@ -444,10 +447,10 @@ fn client_certificates_missing_wrong_and_right() {
         let cert = pki.client.cert_path.display();
         let key = pki.client.key_path.display();
         let paths = format!("sslmode=require&sslcert={cert}&sslkey={key}");
-        let outcome = up(spec(postgres, user, &paths));
+        let outcome = up(spec(&postgres, user, &paths));
         assert_eq!(expiry(&outcome), Some(pki.client.not_after));
         let kept_back = format!("{paths}&sslcertmode=disable");
-        let outcome = attempt(&spec(postgres, user, &kept_back));
+        let outcome = attempt(&spec(&postgres, user, &kept_back));
         assert_down(&outcome, "auth", "auth", "28000");
         assert_eq!(expiry(&outcome), None);
     }
@@ -470,7 +473,7 @@ fn binds_the_login_to_the_channel() {
     let postgres = need!(Rig::shared().postgres());
     let unbound = "not bound to the TLS channel";
     check(
-        postgres,
+        &postgres,
         "probe",
         &[
             ("sslmode=require&channel_binding=require", "up", ""),
@@ -494,22 +497,22 @@ fn binds_the_login_to_the_channel() {
         unbound,
     );
     for user in ["md5user", "clear", "nopw"] {
-        check(postgres, user, &[bound]);
+        check(&postgres, user, &[bound]);
     }
-    let without = need!(Rig::shared().postgres_of(PostgresKind::NoTls));
+    let without = need!(Rig::shared().get(PostgresKind::NoTls));
     let plain = (
         "sslmode=prefer&channel_binding=require",
         "auth auth -",
         unbound,
     );
-    check(without, "probe", &[plain]);
+    check(&without, "probe", &[plain]);
 }
 
 /// A server before 17 takes the handshake for a very long message, and hangs up.
 fn direct_tls_at_a_server_that_is_too_old() {
     let postgres = need!(Rig::shared().postgres());
     let outcome = attempt(&spec(
-        postgres,
+        &postgres,
         "probe",
         "sslmode=require&sslnegotiation=direct",
     ));
@@ -557,7 +560,7 @@ fn wrong_missing_and_expired_credentials() {
     let postgres = need!(Rig::shared().postgres());
     for user in ["probe", "md5user", "clear"] {
         for mode in ["disable", "require"] {
-            let spec = spec(postgres, user, &format!("sslmode={mode}"));
+            let spec = spec(&postgres, user, &format!("sslmode={mode}"));
             let wrong = with(spec, json!({"password": "wrong"}));
             down(wrong, "auth", "auth", "28P01");
         }
@@ -566,15 +569,15 @@ fn wrong_missing_and_expired_credentials() {
     let outcome = down(json!({"type": "postgres", "url": bare}), "auth", "auth", "");
     let hint = outcome.result.unwrap_err().hint.expect("a hint");
     assert!(hint.contains("secretRef"), "{hint}");
-    check(postgres, "expired", &[("", "auth auth 28P01", "password")]);
+    check(&postgres, "expired", &[("", "auth auth 28P01", "password")]);
     check(
-        postgres,
+        &postgres,
         "nologin1",
         &[("", "auth auth 28000", "not permitted to log in")],
     );
     let stranger = "no pg_hba.conf entry";
     check(
-        postgres,
+        &postgres,
         "stranger",
         &[
             ("sslmode=disable", "auth auth 28000", stranger),
@@ -601,9 +604,9 @@ fn wrong_missing_and_expired_credentials() {
 fn what_the_server_says_no_to() {
     let postgres = need!(Rig::shared().postgres());
     let limit = "too many connections for role";
-    check(postgres, "lim", &[("", "unavailable auth 53300", limit)]);
+    check(&postgres, "lim", &[("", "unavailable auth 53300", limit)]);
     check(
-        postgres,
+        &postgres,
         "probe",
         &[
             (
@@ -628,19 +631,19 @@ fn what_the_server_says_no_to() {
             ),
         ],
     );
-    let starting = need!(Rig::shared().postgres_of(PostgresKind::Starting));
-    let full = need!(Rig::shared().postgres_of(PostgresKind::Full));
+    let starting = need!(Rig::shared().get(PostgresKind::Starting));
+    let full = need!(Rig::shared().get(PostgresKind::Full));
     for mode in ["disable", "prefer", "require"] {
         let options = format!("sslmode={mode}");
         let not_yet = "not accepting connections";
         check(
-            starting,
+            &starting,
             "probe",
             &[(&options, "unavailable auth 57P03", not_yet)],
         );
         let slots = "connection slots are reserved";
         check(
-            full,
+            &full,
             "probe",
             &[(&options, "unavailable auth 53300", slots)],
         );
@@ -651,7 +654,7 @@ fn the_query_decides() {
     let postgres = need!(Rig::shared().postgres());
     let ask = |text: &str| {
         let options = "options=-c%20statement_timeout%3D200ms";
-        with(spec(postgres, "nopw", options), query(text))
+        with(spec(&postgres, "nopw", options), query(text))
     };
     for answers in [
         "SELECT generate_series(1, 10000)",
@@ -684,7 +687,7 @@ fn names_itself_and_passes_options_on() {
     let postgres = need!(Rig::shared().postgres());
     let shown = |options: &str, setting: &str, expected: &str| {
         let text = format!("SELECT 1 / (current_setting('{setting}') = '{expected}')::int");
-        up(with(spec(postgres, "nopw", options), query(&text)));
+        up(with(spec(&postgres, "nopw", options), query(&text)));
     };
     shown("", "application_name", "conncheck");
     shown("application_name=orders", "application_name", "orders");
@@ -704,8 +707,8 @@ fn names_itself_and_passes_options_on() {
 /// Who answers, of the servers whose first letters are given.
 fn each_target_session_attrs_and_kind_of_server() {
     let main = need!(Rig::shared().postgres());
-    let read_only = need!(Rig::shared().postgres_of(PostgresKind::ReadOnly));
-    let standby = need!(Rig::shared().postgres_of(PostgresKind::Standby));
+    let read_only = need!(Rig::shared().get(PostgresKind::ReadOnly));
+    let standby = need!(Rig::shared().get(PostgresKind::Standby));
     let ports = [
         ('m', main.port()),
         ('r', read_only.port()),
@@ -764,9 +767,9 @@ prefer-standby  m                   r                   s                   m   
 
 fn several_hosts() {
     let main = need!(Rig::shared().postgres());
-    let read_only = need!(Rig::shared().postgres_of(PostgresKind::ReadOnly));
-    let starting = need!(Rig::shared().postgres_of(PostgresKind::Starting));
-    let full = need!(Rig::shared().postgres_of(PostgresKind::Full));
+    let read_only = need!(Rig::shared().get(PostgresKind::ReadOnly));
+    let starting = need!(Rig::shared().get(PostgresKind::Starting));
+    let full = need!(Rig::shared().get(PostgresKind::Full));
     let (nobody, no_one) = (faults::refused().unwrap(), faults::refused().unwrap());
     let (nobody, no_one) = (nobody.addr().port(), no_one.addr().port());
     let (main, read_only) = (main.port(), read_only.port());

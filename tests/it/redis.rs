@@ -55,7 +55,7 @@ fn speaks_tls_and_records_the_certificate() {
     }));
     assert!(!outcome.tls.expect("recorded").verified);
 
-    let intermediate = need!(Rig::shared().redis_of(RedisKind::Intermediate));
+    let intermediate = need!(Rig::shared().get(RedisKind::Intermediate));
     up(json!({"type": "redis", "url": intermediate.tls_url("probe"), "caCert": pki.ca.cert_pem}));
 }
 
@@ -127,7 +127,7 @@ fn every_fault_of_a_certificate() {
         (RedisKind::UnknownCa, &pki.unknown_ca, "tls_unknown_ca"),
         (RedisKind::SelfSigned, &pki.self_signed, "tls_unknown_ca"),
     ] {
-        let redis = need!(Rig::shared().redis_of(kind));
+        let redis = need!(Rig::shared().get(kind));
         let spec =
             json!({"type": "redis", "url": redis.tls_url("probe"), "caCert": pki.ca.cert_pem});
         let outcome = down(spec, reason, "tls", "");
@@ -138,7 +138,7 @@ fn every_fault_of_a_certificate() {
             Some(certificate.not_after)
         );
     }
-    let redis = need!(Rig::shared().redis_of(RedisKind::WrongName));
+    let redis = need!(Rig::shared().get(RedisKind::WrongName));
     up(json!({
         "type": "redis", "url": redis.tls_url("probe"), "caCert": pki.ca.cert_pem,
         "properties": {"serverName": "elsewhere.test"},
@@ -146,7 +146,7 @@ fn every_fault_of_a_certificate() {
 }
 
 fn client_certificates_missing_wrong_and_right() {
-    let redis = need!(Rig::shared().redis_of(RedisKind::MutualTls));
+    let redis = need!(Rig::shared().get(RedisKind::MutualTls));
     let pki = Rig::shared().pki();
     let spec = json!({"type": "redis", "url": redis.tls_url("probe"), "caCert": pki.ca.cert_pem});
     let with_client = |client: &conncheck_rig::Certified| {
@@ -181,7 +181,7 @@ fn not_ready_is_unavailable() {
         (RedisKind::MasterDown, "MASTERDOWN"),
         (RedisKind::Loading, "LOADING"),
     ] {
-        let redis = need!(Rig::shared().redis_of(kind));
+        let redis = need!(Rig::shared().get(kind));
         let outcome = crate::check::attempt(&json!({"type": "redis", "url": redis.url("probe")}));
         let failure = outcome.result.expect_err("not ready");
         assert_eq!(

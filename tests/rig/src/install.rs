@@ -57,12 +57,12 @@ pub const PYTHON: Package = Package {
 };
 
 /// Everything, for `rig install`.
-pub const ALL: [Package; 8] = [
+pub const ALL: &[Package] = &[
     POSTGRES, REDIS, MARIADB, RABBITMQ, NGINX, PROMETHEUS, BLACKBOX, PYTHON,
 ];
 
 /// The servers, and what runs those that Python's registry has.
-pub const SERVERS: [Package; 6] = [POSTGRES, REDIS, MARIADB, RABBITMQ, NGINX, PYTHON];
+pub const SERVERS: &[Package] = &[POSTGRES, REDIS, MARIADB, RABBITMQ, NGINX, PYTHON];
 
 /// What [`ensure`] found and did.
 #[derive(Debug, Default)]

@@ -41,10 +41,10 @@ pub use crate::{
     http::{HttpPeer, TokenServer},
     nginx::Nginx,
     pki::{Certified, Pki},
-    postgres::Postgres,
+    postgres::{Postgres, PostgresKind},
     process::Process,
-    redis::Redis,
-    rig::{PostgresKind, REQUIRE_SERVERS, RedisKind, Rig, Skipped},
+    redis::{Redis, RedisKind},
+    rig::{Kind, REQUIRE_SERVERS, Rig, Server, Skipped},
 };
 
 /// Of every user on every server here.

@@ -48,6 +48,7 @@ use crate::{
     pki::{Certified, Pki},
     ports,
     process::{Process, Spec},
+    rig::{Kind, Rig, Server},
 };
 
 /// The running server. Dropping it stops it and removes its data.
@@ -75,6 +76,28 @@ pub struct Nginx {
     tokens: TokenServer,
     dir: TempDir,
     _behind: Behind,
+}
+
+/// There is one, with a port for each variant.
+#[derive(Debug, Clone, Copy)]
+pub enum NginxKind {
+    Main,
+}
+
+impl Server for Nginx {
+    fn processes(&self) -> Vec<&Process> {
+        vec![&self.process]
+    }
+}
+
+impl Kind for NginxKind {
+    type Server = Nginx;
+
+    const NAME: &'static str = "nginx";
+
+    fn start(self, rig: &Rig, _: &str) -> Result<Nginx> {
+        Nginx::start(rig.pki(), rig.dir())
+    }
 }
 
 /// A line of the access log.

@@ -39,6 +39,7 @@ use crate::{
     pki::{Certified, Pki},
     ports,
     process::{Process, Spec},
+    rig::{Kind, Rig, Server},
     user::{User, give},
 };
 
@@ -51,6 +52,63 @@ pub struct Postgres {
     port: u16,
     user: Option<User>,
     dir: TempDir,
+}
+
+/// Which Postgres.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PostgresKind {
+    Main,
+    /// With `pki.intermediate`; the next ones with the certificates of their names.
+    Intermediate,
+    Expired,
+    NotYetValid,
+    WrongName,
+    UnknownCa,
+    SelfSigned,
+    /// No TLS at all.
+    NoTls,
+    /// `default_transaction_read_only`.
+    ReadOnly,
+    /// A hot standby of `Main`.
+    Standby,
+    /// Never finishes starting: 57P03.
+    Starting,
+    /// Room for one client, who is there: 53300.
+    Full,
+}
+
+impl Server for Postgres {
+    fn processes(&self) -> Vec<&Process> {
+        vec![&self.process]
+    }
+}
+
+impl Kind for PostgresKind {
+    type Server = Postgres;
+
+    const NAME: &'static str = "postgres";
+
+    fn start(self, rig: &Rig, name: &str) -> Result<Postgres> {
+        let pki = rig.pki();
+        let builder = Postgres::builder(pki, rig.dir()).name(name);
+        match self {
+            PostgresKind::Main => builder,
+            PostgresKind::Intermediate => builder.certificate(&pki.intermediate),
+            PostgresKind::Expired => builder.certificate(&pki.expired),
+            PostgresKind::NotYetValid => builder.certificate(&pki.not_yet_valid),
+            PostgresKind::WrongName => builder.certificate(&pki.wrong_name),
+            PostgresKind::UnknownCa => builder.certificate(&pki.unknown_ca),
+            PostgresKind::SelfSigned => builder.certificate(&pki.self_signed),
+            PostgresKind::NoTls => builder.without_tls(),
+            PostgresKind::ReadOnly => builder.read_only(),
+            PostgresKind::Standby => {
+                return builder.standby_of(&*rig.postgres()?).start();
+            }
+            PostgresKind::Starting => builder.forever_starting(),
+            PostgresKind::Full => builder.full(),
+        }
+        .start()
+    }
 }
 
 /// How to start one that differs.

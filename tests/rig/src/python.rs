@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Who judges our exposition, and the server that speaks MongoDB's wire protocol.
-const PACKAGES: [&str; 2] = ["prometheus_client==0.26.0", "SecantusDB==0.7.0b3"];
+const PACKAGES: &[&str] = &["prometheus_client==0.26.0", "SecantusDB==0.7.0b3"];
 
 /// Makes the venv, unless it is there with all that is wanted. Says whether it had to.
 pub fn install() -> Result<bool> {
@@ -25,7 +25,7 @@ pub fn install() -> Result<bool> {
     let words = ["-m", "venv", "--clear"].map(OsStr::new);
     install::run(&python, &[&words[..], &[venv.as_os_str()]].concat())?;
     let pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check"];
-    let args: Vec<&OsStr> = pip.iter().chain(&PACKAGES).map(OsStr::new).collect();
+    let args: Vec<&OsStr> = pip.iter().chain(PACKAGES).map(OsStr::new).collect();
     install::run(&venv.join("bin/python"), &args)?;
     fs::write(venv.join(READY), wanted()).map_err(Error::doing("cannot mark the venv as ready"))?;
     Ok(true)

@@ -27,6 +27,7 @@ use crate::{
     pki::{Certified, Pki},
     ports::{self, Refused},
     process::{Process, Spec},
+    rig::{Kind, Rig, Server},
 };
 
 /// A running server. Dropping it stops it and removes its data.
@@ -38,6 +39,57 @@ pub struct Redis {
     tls_port: u16,
     dir: TempDir,
     _no_master: Option<Refused>,
+}
+
+/// Which Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RedisKind {
+    Main,
+    Intermediate,
+    Expired,
+    NotYetValid,
+    WrongName,
+    UnknownCa,
+    SelfSigned,
+    /// Wants a client certificate.
+    MutualTls,
+    /// `max number of clients reached`.
+    Full,
+    /// `MASTERDOWN`.
+    MasterDown,
+    /// `LOADING`.
+    Loading,
+}
+
+impl Server for Redis {
+    fn processes(&self) -> Vec<&Process> {
+        vec![&self.process]
+    }
+}
+
+impl Kind for RedisKind {
+    type Server = Redis;
+
+    const NAME: &'static str = "redis";
+
+    fn start(self, rig: &Rig, name: &str) -> Result<Redis> {
+        let pki = rig.pki();
+        let builder = Redis::builder(pki, rig.dir()).name(name);
+        match self {
+            RedisKind::Main => builder,
+            RedisKind::Intermediate => builder.certificate(&pki.intermediate),
+            RedisKind::Expired => builder.certificate(&pki.expired),
+            RedisKind::NotYetValid => builder.certificate(&pki.not_yet_valid),
+            RedisKind::WrongName => builder.certificate(&pki.wrong_name),
+            RedisKind::UnknownCa => builder.certificate(&pki.unknown_ca),
+            RedisKind::SelfSigned => builder.certificate(&pki.self_signed),
+            RedisKind::MutualTls => builder.mutual_tls(),
+            RedisKind::Full => builder.full(),
+            RedisKind::MasterDown => builder.master_down(),
+            RedisKind::Loading => builder.loading(),
+        }
+        .start()
+    }
 }
 
 /// How to start one that differs.

@@ -1,7 +1,9 @@
 //! All servers of a test run, started when first asked for.
 
 use std::{
-    env, fs,
+    any::Any,
+    collections::BTreeMap,
+    env, fmt, fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
@@ -13,11 +15,11 @@ use tempfile::TempDir;
 
 use crate::{
     error::{Error, Result},
-    nginx::Nginx,
-    pki::{Certified, Pki},
-    postgres::Postgres,
+    nginx::{Nginx, NginxKind},
+    pki::Pki,
+    postgres::{Postgres, PostgresKind},
     process::Process,
-    redis::Redis,
+    redis::{Redis, RedisKind},
 };
 
 /// Set to `1`: a server that cannot be had fails the test instead of skipping it.
@@ -83,57 +85,30 @@ macro_rules! need {
     };
 }
 
-/// Which Postgres.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PostgresKind {
-    Main,
-    /// With `pki.intermediate`; the next ones with the certificates of their names.
-    Intermediate,
-    Expired,
-    NotYetValid,
-    WrongName,
-    UnknownCa,
-    SelfSigned,
-    /// No TLS at all.
-    NoTls,
-    /// `default_transaction_read_only`.
-    ReadOnly,
-    /// A hot standby of `Main`.
-    Standby,
-    /// Never finishes starting: 57P03.
-    Starting,
-    /// Room for one client, who is there: 53300.
-    Full,
+/// A running server of the rig. Dropping it stops it.
+pub trait Server: Any + Send + Sync {
+    /// What it runs as; several where it needs helpers.
+    fn processes(&self) -> Vec<&Process>;
 }
 
-/// Which Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RedisKind {
-    Main,
-    Intermediate,
-    Expired,
-    NotYetValid,
-    WrongName,
-    UnknownCa,
-    SelfSigned,
-    /// Wants a client certificate.
-    MutualTls,
-    /// `max number of clients reached`.
-    Full,
-    /// `MASTERDOWN`.
-    MasterDown,
-    /// `LOADING`.
-    Loading,
+/// The variants of a server, and how each is started. It stands in the file of its server.
+pub trait Kind: Copy + fmt::Debug + Send + Sync + 'static {
+    type Server: Server;
+
+    /// What it is called in logs and in the list of those that were skipped.
+    const NAME: &'static str;
+
+    /// Starts this variant under `name`.
+    fn start(self, rig: &Rig, name: &str) -> Result<Self::Server>;
 }
 
-type Slot<T> = OnceLock<Result<T, Skipped>>;
+/// A server that was asked for: running, or why not.
+type Slot = Arc<OnceLock<Result<Arc<dyn Server>, Skipped>>>;
 
 /// Owns a temporary folder and the servers in it. Dropping it stops what it started and removes the folder.
 pub struct Rig {
     // Before the folder: fields are dropped in this order.
-    postgres: [Slot<Postgres>; 12],
-    redis: [Slot<Redis>; 11],
-    nginx: Slot<Nginx>,
+    servers: Mutex<BTreeMap<String, Slot>>,
     adopted: Mutex<Vec<Arc<Process>>>,
     pki: Pki,
     skipped: Mutex<Vec<Skipped>>,
@@ -160,9 +135,7 @@ impl Rig {
             .map_err(Error::doing("cannot lock the rig's folder"))?;
         let pki = Pki::new(&dir.path().join("pki"))?;
         Ok(Rig {
-            postgres: Default::default(),
-            redis: Default::default(),
-            nginx: OnceLock::new(),
+            servers: Mutex::default(),
             adopted: Mutex::default(),
             pki,
             skipped: Mutex::new(Vec::new()),
@@ -213,30 +186,39 @@ impl Rig {
         &self.pki
     }
 
-    pub fn postgres(&self) -> Result<&Postgres, Skipped> {
-        self.postgres_of(PostgresKind::Main)
+    /// The server of that kind, started when first asked for.
+    pub fn get<K: Kind>(&self, kind: K) -> Result<Arc<K::Server>, Skipped> {
+        let name = name(K::NAME, &format!("{kind:?}"));
+        let slot = Arc::clone(lock(&self.servers).entry(name.clone()).or_default());
+        let started = slot.get_or_init(|| match kind.start(self, &name) {
+            Ok(server) => Ok(Arc::new(server)),
+            Err(err) => {
+                let skipped = Skipped {
+                    name,
+                    why: err.to_string(),
+                    missing: err.missing,
+                };
+                lock(&self.skipped).push(skipped.clone());
+                Err(skipped)
+            }
+        });
+        let server: Arc<dyn Server> = Arc::clone(started.as_ref().map_err(Skipped::clone)?);
+        let server: Arc<dyn Any + Send + Sync> = server;
+        Ok(server
+            .downcast()
+            .unwrap_or_else(|_| panic!("two servers are called {}", K::NAME)))
     }
 
-    pub fn redis(&self) -> Result<&Redis, Skipped> {
-        self.redis_of(RedisKind::Main)
+    pub fn postgres(&self) -> Result<Arc<Postgres>, Skipped> {
+        self.get(PostgresKind::Main)
     }
 
-    pub fn nginx(&self) -> Result<&Nginx, Skipped> {
-        self.fill(&self.nginx, "nginx", || Nginx::start(&self.pki, self.dir()))
+    pub fn redis(&self) -> Result<Arc<Redis>, Skipped> {
+        self.get(RedisKind::Main)
     }
 
-    pub fn postgres_of(&self, kind: PostgresKind) -> Result<&Postgres, Skipped> {
-        let name = name("postgres", &format!("{kind:?}"));
-        self.fill(&self.postgres[kind as usize], &name, || {
-            self.start_postgres(kind, &name)
-        })
-    }
-
-    pub fn redis_of(&self, kind: RedisKind) -> Result<&Redis, Skipped> {
-        let name = name("redis", &format!("{kind:?}"));
-        self.fill(&self.redis[kind as usize], &name, || {
-            self.start_redis(kind, &name)
-        })
+    pub fn nginx(&self) -> Result<Arc<Nginx>, Skipped> {
+        self.get(NginxKind::Main)
     }
 
     /// Who was asked for and was not to be had.
@@ -256,90 +238,17 @@ impl Rig {
         lock(&self.adopted)
             .iter()
             .for_each(|process| process.stop());
-        let postgres = self
-            .postgres
+        let servers: Vec<Arc<dyn Server>> = lock(&self.servers)
+            .values()
+            .filter_map(|slot| slot.get()?.as_ref().ok().cloned())
+            .collect();
+        let all: Vec<&Process> = servers
             .iter()
-            .filter_map(|slot| slot.get()?.as_ref().ok())
-            .map(Postgres::process);
-        let redis = self
-            .redis
-            .iter()
-            .filter_map(|slot| slot.get()?.as_ref().ok())
-            .map(Redis::process);
-        let nginx = self
-            .nginx
-            .get()
-            .and_then(|nginx| nginx.as_ref().ok())
-            .map(Nginx::process);
-        let all: Vec<_> = postgres.chain(redis).chain(nginx).collect();
+            .flat_map(|server| server.processes())
+            .collect();
         all.iter().for_each(|process| process.ask_to_stop());
         all.iter().for_each(|process| process.stop());
         let _ = fs::remove_dir_all(self.dir.path());
-    }
-
-    fn fill<'a, T>(
-        &self,
-        slot: &'a Slot<T>,
-        name: &str,
-        start: impl FnOnce() -> Result<T>,
-    ) -> Result<&'a T, Skipped> {
-        let filled = slot.get_or_init(|| {
-            start().map_err(|err| {
-                let skipped = Skipped {
-                    name: name.into(),
-                    why: err.to_string(),
-                    missing: err.missing,
-                };
-                lock(&self.skipped).push(skipped.clone());
-                skipped
-            })
-        });
-        filled.as_ref().map_err(Skipped::clone)
-    }
-
-    fn start_postgres(&self, kind: PostgresKind, name: &str) -> Result<Postgres> {
-        let pki = &self.pki;
-        let builder = Postgres::builder(pki, self.dir()).name(name);
-        match kind {
-            PostgresKind::Main => builder,
-            PostgresKind::Intermediate => builder.certificate(&pki.intermediate),
-            PostgresKind::Expired => builder.certificate(&pki.expired),
-            PostgresKind::NotYetValid => builder.certificate(&pki.not_yet_valid),
-            PostgresKind::WrongName => builder.certificate(&pki.wrong_name),
-            PostgresKind::UnknownCa => builder.certificate(&pki.unknown_ca),
-            PostgresKind::SelfSigned => builder.certificate(&pki.self_signed),
-            PostgresKind::NoTls => builder.without_tls(),
-            PostgresKind::ReadOnly => builder.read_only(),
-            PostgresKind::Standby => {
-                return builder.standby_of(self.postgres()?).start();
-            }
-            PostgresKind::Starting => builder.forever_starting(),
-            PostgresKind::Full => builder.full(),
-        }
-        .start()
-    }
-
-    fn start_redis(&self, kind: RedisKind, name: &str) -> Result<Redis> {
-        let builder = Redis::builder(&self.pki, self.dir()).name(name);
-        let with = |certificate: &Certified| {
-            Redis::builder(&self.pki, self.dir())
-                .name(name)
-                .certificate(certificate)
-                .start()
-        };
-        match kind {
-            RedisKind::Main => builder.start(),
-            RedisKind::Intermediate => with(&self.pki.intermediate),
-            RedisKind::Expired => with(&self.pki.expired),
-            RedisKind::NotYetValid => with(&self.pki.not_yet_valid),
-            RedisKind::WrongName => with(&self.pki.wrong_name),
-            RedisKind::UnknownCa => with(&self.pki.unknown_ca),
-            RedisKind::SelfSigned => with(&self.pki.self_signed),
-            RedisKind::MutualTls => builder.mutual_tls().start(),
-            RedisKind::Full => builder.full().start(),
-            RedisKind::MasterDown => builder.master_down().start(),
-            RedisKind::Loading => builder.loading().start(),
-        }
     }
 }
 

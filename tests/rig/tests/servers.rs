@@ -51,7 +51,7 @@ fn every_kind_of_postgres_starts() {
         PostgresKind::Full,
     ] {
         let started = Instant::now();
-        let postgres = need!(rig.postgres_of(kind));
+        let postgres = need!(rig.get(kind));
         eprintln!("{kind:?}: {:?}", started.elapsed());
         let facts = postgres
             .sql("app", "select current_setting('ssl'), pg_is_in_recovery(), current_setting('transaction_read_only')")
@@ -71,7 +71,7 @@ fn every_kind_of_postgres_starts() {
 
 #[test]
 fn a_starting_postgres_stays_starting() {
-    let postgres = need!(Rig::shared().postgres_of(PostgresKind::Starting));
+    let postgres = need!(Rig::shared().get(PostgresKind::Starting));
     let err = postgres
         .sql("app", "select 1")
         .expect_err("it lets nobody in");
@@ -122,7 +122,7 @@ fn every_kind_of_redis_starts() {
         RedisKind::SelfSigned,
         RedisKind::MutualTls,
     ] {
-        let redis = need!(rig.redis_of(kind));
+        let redis = need!(rig.get(kind));
         assert_eq!(
             redis.command(&["PING"]).expect("a reply"),
             "PONG",
@@ -135,12 +135,12 @@ fn every_kind_of_redis_starts() {
         (RedisKind::Loading, "LOADING"),
     ] {
         let started = Instant::now();
-        let redis = need!(rig.redis_of(kind));
+        let redis = need!(rig.get(kind));
         eprintln!("{kind:?}: {:?}", started.elapsed());
         let err = redis.command(&["PING"]).expect_err("it is not ready");
         assert!(err.to_string().contains(error), "{kind:?}: {err}");
     }
-    let full = need!(rig.redis_of(RedisKind::Full));
+    let full = need!(rig.get(RedisKind::Full));
     assert!(exchange(full.port(), "PING\r\n").contains("max number of clients"));
 }
 

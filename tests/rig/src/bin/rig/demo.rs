@@ -50,7 +50,7 @@ const fn down(
     }
 }
 
-const EXPECTED: [Expected; 14] = [
+const EXPECTED: &[Expected] = &[
     up("orders-db"),
     up("session-cache"),
     up("catalog-api"),
@@ -266,7 +266,7 @@ fn compare(report: &Value, expired_at: i64) -> Vec<String> {
         );
     }
     expect("errors".into(), &report["errors"], Value::Array(Vec::new()));
-    for Expected { name, down } in &EXPECTED {
+    for Expected { name, down } in EXPECTED {
         let found = report["connections"]
             .as_array()
             .into_iter()

@@ -8,7 +8,7 @@ use conncheck_rig::{
 
 /// Everything, told in full.
 pub fn run() -> Result<()> {
-    let report = ensure(&install::ALL)?;
+    let report = ensure(install::ALL)?;
     if !report.present.is_empty() {
         println!("present: {}", names(&report.present));
     }
@@ -23,7 +23,7 @@ pub fn run() -> Result<()> {
 
 /// Only the servers, and not a word if they are there.
 pub fn servers() -> Result<()> {
-    let mut missing = complaints(&ensure(&install::SERVERS)?);
+    let mut missing = complaints(&ensure(install::SERVERS)?);
     if let Err(err) = python::install() {
         missing.push(format!("{}: {err}", python::names()));
     }
