@@ -22,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use conncheck_config::Secret;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Uri};
@@ -29,7 +30,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde::de::{self, DeserializeOwned, Deserializer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use url::{Origin, Position, Url};
@@ -296,25 +298,45 @@ impl Response {
         Some(res)
     }
 
-    /// The ways to log in that a 401 names: `Basic` (realm "status").
+    /// The ways to log in that a 401 names: `Basic` (realm "status"). Only those that are known: a
+    /// peer that repeats what it was sent would have us print the first word of a secret.
     pub(crate) fn challenges(&self) -> Option<String> {
+        const SCHEMES: [&str; 9] = [
+            "ApiKey",
+            "AWS4-HMAC-SHA256",
+            "Basic",
+            "Bearer",
+            "Digest",
+            "DPoP",
+            "Negotiate",
+            "NTLM",
+            "Token",
+        ];
         let challenges: Vec<String> = self
             .headers
             .get_all(header::WWW_AUTHENTICATE)
             .iter()
-            .map(|value| {
+            .filter_map(|value| {
                 let value = text_of(value);
-                let scheme = value.split([' ', ',']).next().unwrap_or_default();
+                let scheme = value.split([' ', ',']).next()?;
+                let scheme = SCHEMES
+                    .iter()
+                    .find(|known| known.eq_ignore_ascii_case(scheme))?;
                 let realm = value
                     .split_once("realm=\"")
                     .and_then(|(_, rest)| rest.split('"').next());
-                match realm {
+                Some(match realm {
                     Some(realm) if !realm.is_empty() => format!("`{scheme}` (realm `{realm}`)"),
                     _ => format!("`{scheme}`"),
-                }
+                })
             })
             .collect();
         (!challenges.is_empty()).then(|| challenges.join(" or "))
+    }
+
+    /// Whether its body says that it is no answer to the request, but to how we came.
+    pub(crate) fn explains_itself(&self) -> bool {
+        self.words_of_known_servers().is_some()
     }
 
     /// Servers that explain themselves in the body of a 400 only.
@@ -371,6 +393,30 @@ fn sendable(mut url: Url) -> Result<Url, &'static str> {
         Ok(_) => Ok(url),
         Err(_) => Err("it cannot be sent: a character in it is not allowed, or it is too long"),
     }
+}
+
+/// The method that the owner wants.
+#[derive(Debug)]
+pub(crate) struct RequestMethod(pub(crate) Method);
+
+impl<'de> Deserialize<'de> for RequestMethod {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?
+            .trim()
+            .to_ascii_uppercase();
+        match Method::from_bytes(text.as_bytes()) {
+            // It asks a proxy for a tunnel.
+            Ok(Method::CONNECT) | Err(_) => Err(de::Error::custom(
+                "expected a method such as `GET`, `HEAD`, `POST` or `OPTIONS`",
+            )),
+            Ok(method) => Ok(Self(method)),
+        }
+    }
+}
+
+/// The body that the owner wants.
+pub(crate) fn body_of(text: &Secret) -> Bytes {
+    Bytes::copy_from_slice(text.expose().as_bytes())
 }
 
 /// `scheme://host:port` and nothing else.
@@ -1020,6 +1066,18 @@ mod tests {
             assert_eq!(failure.message, format!("expected 2xx, got {line}"));
             assert_eq!(failure.hint.as_deref(), hint);
         }
+    }
+
+    #[tokio::test]
+    async fn a_challenge_that_nobody_knows_is_not_repeated() {
+        let echoed = status(
+            "401 Unauthorized",
+            &["WWW-Authenticate: hunter2 x, realm=1"],
+        );
+        assert_eq!(refused(echoed).await.hint, None);
+        let headers = ["WWW-Authenticate: hunter2", "WWW-Authenticate: bearer"];
+        let failure = refused(status("401 Unauthorized", &headers)).await;
+        assert_eq!(failure.hint.as_deref(), Some("it wants a login: `Bearer`"));
     }
 
     #[tokio::test]

@@ -59,6 +59,7 @@ mod login;
 mod outcome;
 mod probe;
 mod scrub;
+mod site;
 #[cfg(test)]
 mod testing;
 mod tls;

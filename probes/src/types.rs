@@ -98,6 +98,7 @@ mod http;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+mod webhook;
 
 types! {
     http => Http, "http", ["https"], ["http", "https"];
@@ -106,6 +107,7 @@ types! {
 
     redis "redis" => Redis, "redis", ["valkey"], ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix"];
 
+    webhook => Webhook, "webhook", ["generic_webhook"], [];
 }
 
 /// Types that a `Connection` may well have and that are not probed (yet), so that the answer to them

@@ -106,7 +106,9 @@ fn every_type_and_its_properties_are_in_the_readme() {
         // The hint to an unknown property names those there are.
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.yaml");
-        let url = format!("{}://127.0.0.1:1", info.url_schemes[0]);
+        // Those that no scheme means are told by their `type`, and speak HTTP.
+        let scheme = info.url_schemes.first().unwrap_or(&"http");
+        let url = format!("{scheme}://127.0.0.1:1");
         let spec = json!({"type": info.name, "url": url, "username": "a", "password": "b", "properties": {"xyzzy": 1}});
         write(&file, &[document("a", spec)]);
         let said = text(&run(&["--check-config", file.to_str().unwrap()]).stdout);

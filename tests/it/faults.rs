@@ -63,6 +63,16 @@ pub(crate) const TALKS: &[Talk] = &[
         first: "auth",
         reply: (b"+OK\r\n", "request"),
     },
+    Talk {
+        type_name: "webhook",
+        spec: |at| json!({"type": "webhook", "url": format!("http://{at}/hook")}),
+        spec_with_tls: |at| json!({"type": "webhook", "url": format!("https://{at}/hook")}),
+        before_tls: Vec::new,
+        greeting: None,
+        first: "request",
+        // An answer to `HEAD` is over with its head.
+        reply: (b"HTTP/1.1 200 OK\r\nContent-", "request"),
+    },
 ];
 
 type Fault = (&'static str, fn(&Talk));

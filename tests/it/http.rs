@@ -2,20 +2,18 @@
 //!
 //! nginx serves all tests at once: what it was sent is looked up by a query of the test's own.
 
-use std::time::{Duration, Instant};
-
-use conncheck_probes::{Outcome, ResolverChoice};
+use conncheck_probes::ResolverChoice;
 use conncheck_rig::dns::{Answer, DnsServer};
 use conncheck_rig::faults;
 use conncheck_rig::http::{HttpPeer, TokenServer, response};
-use conncheck_rig::{Certified, Nginx, PASSWORD, Rig, need};
+use conncheck_rig::{Nginx, PASSWORD, Rig, need};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::check::{
     SHORT, TIMEOUT, assert_down, attempt, attempt_with, attempt_with_secret, attempt_within, down,
     phases, up, with,
 };
+use crate::web::{self, hint, message, own_nginx, soon, summary, table, trusting, with_properties};
 
 crate::trials![
     tells_phases_status_and_server,
@@ -58,71 +56,11 @@ fn http(url: impl Into<String>) -> Value {
 
 /// On a TLS port of nginx, with the authority that issued most of its certificates.
 fn https(port: u16, path: &str) -> Value {
-    json!({
-        "type": "http",
-        "url": format!("https://localhost:{port}{path}"),
-        "caCert": Rig::shared().pki().ca.cert_pem,
-    })
+    trusting(http(format!("https://localhost:{port}{path}")))
 }
 
-fn with_properties(spec: Value, properties: Value) -> Value {
-    with(spec, json!({"properties": properties}))
-}
-
-/// `up`; or reason, phase and code.
-fn summary(outcome: &Outcome) -> String {
-    let Err(failure) = &outcome.result else {
-        return "up".to_owned();
-    };
-    format!(
-        "{} {} {}",
-        failure.reason,
-        failure.phase.map_or("-", |phase| phase.as_str()),
-        failure.code.as_deref().unwrap_or("-"),
-    )
-}
-
-/// What comes of `spec` with each of these properties.
-#[track_caller]
-fn table(spec: &Value, rows: &[(Value, &str)]) {
-    for (properties, expected) in rows {
-        let outcome = attempt(&with_properties(spec.clone(), properties.clone()));
-        assert_eq!(summary(&outcome), *expected, "{properties}: {outcome:#?}");
-    }
-}
-
-#[track_caller]
-fn message(outcome: &Outcome) -> &str {
-    &outcome.result.as_ref().expect_err("a failure").message
-}
-
-#[track_caller]
-fn hint(outcome: &Outcome) -> &str {
-    let failure = outcome.result.as_ref().expect_err("a failure");
-    failure.hint.as_deref().expect("a hint")
-}
-
-fn seconds(time: Option<jiff::Timestamp>) -> Option<i64> {
-    time.map(|time| time.as_second())
-}
-
-/// An nginx that a test may stop, and whose logs nobody else writes.
-fn own_nginx() -> (TempDir, Nginx) {
-    let dir = tempfile::tempdir().unwrap();
-    let nginx = Nginx::start(Rig::shared().pki(), dir.path()).unwrap();
-    (dir, nginx)
-}
-
-/// Waits until `done`, three seconds at most.
-fn soon(done: impl Fn() -> bool) -> bool {
-    let started = Instant::now();
-    while !done() {
-        if started.elapsed() > Duration::from_secs(3) {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    true
+fn health(origin: &str) -> Value {
+    http(format!("{origin}/health"))
 }
 
 fn tells_phases_status_and_server() {
@@ -705,149 +643,29 @@ fn a_token_server_that_is_down_is_named() {
 }
 
 fn verifies_and_records_the_certificate() {
-    let nginx = need!(Rig::shared().nginx());
-    let pki = Rig::shared().pki();
-    let tls = up(https(nginx.https, "/health")).tls.expect("recorded");
-    assert!(tls.verified);
-    assert_eq!(tls.version.as_deref(), Some("TLSv1.3"));
-    assert_eq!(seconds(tls.earliest_expiry), Some(pki.server.not_after));
-    assert_eq!(tls.subject.as_deref(), Some("CN=localhost"));
-    assert_eq!(tls.issuer.as_deref(), Some("CN=rig CA"));
-
-    let tls = up(https(nginx.intermediate, "/health"))
-        .tls
-        .expect("recorded");
-    assert!(tls.verified);
-    assert_eq!(tls.issuer.as_deref(), Some("CN=rig intermediate CA"));
-    assert_eq!(
-        seconds(tls.earliest_expiry),
-        Some(pki.intermediate.not_after)
-    );
-
-    let by_address = format!("https://127.0.0.1:{}/health", nginx.https);
-    up(with(https(nginx.https, ""), json!({"url": by_address})));
-
-    // The system's roots know nothing of ours.
-    down(
-        http(nginx.https_url("/health")),
-        "tls_unknown_ca",
-        "tls",
-        "",
-    );
+    web::verifies_and_records_the_certificate(health);
 }
 
 fn every_fault_of_a_certificate() {
-    let nginx = need!(Rig::shared().nginx());
-    let pki = Rig::shared().pki();
-    for (port, certificate, reason) in [
-        (nginx.expired, &pki.expired, "tls_expired"),
-        (nginx.not_yet_valid, &pki.not_yet_valid, "tls_not_yet_valid"),
-        (nginx.wrong_name, &pki.wrong_name, "tls_name_mismatch"),
-        (nginx.unknown_ca, &pki.unknown_ca, "tls_unknown_ca"),
-        (nginx.self_signed, &pki.self_signed, "tls_unknown_ca"),
-    ] {
-        let path = format!("/health?fault-{port}");
-        let outcome = down(https(port, &path), reason, "tls", "");
-        assert_eq!(phases(&outcome), ["resolve", "connect", "tls"]);
-        assert_eq!(outcome.http_status, None);
-        let tls = outcome.tls.expect("recorded before it was judged");
-        assert!(!tls.verified);
-        assert_eq!(seconds(tls.earliest_expiry), Some(certificate.not_after));
-
-        for skip in [
-            json!({"insecureSkipVerify": true}),
-            json!({"properties": {"insecureSkipVerify": true}}),
-        ] {
-            let tls = up(with(https(port, &path), skip)).tls.expect("recorded");
-            assert!(!tls.verified);
-            assert_eq!(seconds(tls.earliest_expiry), Some(certificate.not_after));
-        }
-        let logged = nginx.wait_for_requests(&path, 2);
-        assert_eq!(logged.len(), 2, "none while it was not trusted");
-    }
-    let message_of = |port| message(&attempt(&https(port, "/"))).to_owned();
-    assert_eq!(
-        message_of(nginx.wrong_name),
-        "the certificate is for `elsewhere.test`, not for `localhost`"
-    );
-    assert_eq!(
-        message_of(nginx.self_signed),
-        "the certificate is self-signed and not trusted"
-    );
-    // A self-signed certificate may be trusted as what it is.
-    up(with(
-        https(nginx.self_signed, "/health"),
-        json!({"caCert": pki.self_signed.cert_pem}),
-    ));
-    up(with(
-        https(nginx.unknown_ca, "/health"),
-        json!({"caCert": pki.other_ca.cert_pem}),
-    ));
+    web::every_fault_of_a_certificate(health);
 }
 
 fn the_server_name_may_be_another() {
-    let nginx = need!(Rig::shared().nginx());
-    let named = |name: &str| json!({"serverName": name});
-    let spec = https(nginx.wrong_name, "/health");
-    let outcome = up(with_properties(spec, named("elsewhere.test")));
-    assert!(outcome.tls.expect("recorded").verified);
-    down(
-        with_properties(https(nginx.https, "/health"), named("elsewhere.test")),
-        "tls_name_mismatch",
-        "tls",
-        "",
-    );
+    web::the_server_name_may_be_another(health);
 }
 
 fn client_certificates_missing_wrong_and_right() {
-    let nginx = need!(Rig::shared().nginx());
-    let pki = Rig::shared().pki();
-    let spec = https(nginx.mtls, "/client");
-    let with_client = |client: &Certified| {
-        with(
-            spec.clone(),
-            json!({"clientCert": client.cert_pem, "clientKey": client.key_pem}),
+    web::client_certificates_missing_wrong_and_right(|origin| {
+        // Only with a certificate is there a body; whose it is, nginx says there.
+        with_properties(
+            http(format!("{origin}/client")),
+            json!({"bodyContains": "CN=probe SUCCESS"}),
         )
-    };
-    let outcome = down(spec.clone(), "http_status", "request", "400");
-    assert_eq!(
-        hint(&outcome),
-        "it wants a client certificate: set `clientCert` and `clientKey`"
-    );
-    for client in [&pki.client_unknown_ca, &pki.client_expired] {
-        let outcome = down(with_client(client), "http_status", "request", "400");
-        assert!(hint(&outcome).contains("refused our client certificate"));
-        assert_eq!(seconds(outcome.credential_expiry), Some(client.not_after));
-    }
-    let outcome = up(with_properties(
-        with_client(&pki.client),
-        json!({"bodyContains": "CN=probe SUCCESS"}),
-    ));
-    assert!(outcome.tls.expect("recorded").verified);
-    assert_eq!(
-        seconds(outcome.credential_expiry),
-        Some(pki.client.not_after)
-    );
-    // Certificate and key may stand in one text.
-    let both = format!("{}{}", pki.client.cert_pem, pki.client.key_pem);
-    up(with(spec, json!({"clientCert": both})));
+    });
 }
 
 fn plain_http_to_a_tls_port_and_the_reverse() {
-    let nginx = need!(Rig::shared().nginx());
-    let outcome = down(
-        http(format!("http://localhost:{}/health", nginx.https)),
-        "protocol",
-        "request",
-        "400",
-    );
-    assert_eq!(
-        hint(&outcome),
-        "the peer speaks TLS on that port: use `https://`"
-    );
-    let outcome = down(https(nginx.http, "/health"), "protocol", "tls", "");
-    assert!(hint(&outcome).contains("plain"), "{outcome:#?}");
-    assert!(outcome.tls.is_none(), "there was none to record");
+    web::plain_http_to_a_tls_port_and_the_reverse(health);
 }
 
 fn names_are_resolved_and_sent_as_host() {

@@ -25,6 +25,8 @@ mod postgres;
 mod program;
 mod redaction;
 mod redis;
+mod web;
+mod webhook;
 
 use std::process::ExitCode;
 
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         postgres::trials(),
         redaction::trials(),
         redis::trials(),
+        webhook::trials(),
     ]
     .into_iter()
     .flatten()

@@ -64,6 +64,10 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "http", "url": format!("http://{at}/"), "secretRef": {"name": "single", "key": "token"}, "properties": {"apiKeyHeader": "X-Api-Key"}}),
         json!({"type": "http", "url": format!("http://{at}/"), "properties": {"oauth": {"tokenURL": format!("http://{at}/token"), "clientID": "probe", "clientSecret": MARKER}}}),
         json!({"type": "http", "url": format!("https://{at}/"), "clientCert": "env://CERT_WITH_MARKER", "clientKey": "env://KEY_WITH_MARKER"}),
+        json!({"type": "webhook", "url": format!("http://{at}/services/{encoded}?sig={encoded}")}),
+        json!({"type": "webhook", "url": format!("http://M4RK3R-user:{encoded}@{at}/")}),
+        json!({"type": "webhook", "url": format!("http://{at}/"), "secretRef": {"name": "single", "key": "token"}}),
+        json!({"type": "webhook", "url": format!("http://{at}/"), "properties": {"method": "POST", "body": format!("{{\"token\": \"{MARKER}\"}}"), "headers": {"X-Other": MARKER}}}),
     ];
     for info in types::all() {
         assert!(
@@ -210,6 +214,7 @@ fn mistakes_are_told_without_the_value() {
     let spec = json!({"type": "redis", "url": "redis://127.0.0.1:1"});
     let http = json!({"type": "http", "url": "http://127.0.0.1:1"});
     let postgres = json!({"type": "postgres", "url": "postgres://a@127.0.0.1:1/app"});
+    let webhook = json!({"type": "webhook", "url": "http://127.0.0.1:1/hook"});
     let encoded = encoded();
     let specs = vec![
         json!({"type": "redis", "url": MARKER}),
@@ -272,6 +277,12 @@ fn mistakes_are_told_without_the_value() {
         with(
             http,
             json!({"properties": {"bearer": MARKER, "followRedirects": MARKER}}),
+        ),
+        json!({"type": "webhook", "url": format!("http://[{MARKER}]/hook")}),
+        with(webhook.clone(), json!({"properties": {"body": MARKER}})),
+        with(
+            webhook,
+            json!({"properties": {"method": MARKER, "body": MARKER}}),
         ),
         with(postgres.clone(), json!({"clientCert": MARKER})),
         with(postgres, json!({"properties": {"serverName": MARKER}})),

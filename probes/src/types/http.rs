@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use conncheck_config::{Field, Secret};
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use regex::Regex;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
@@ -21,17 +21,18 @@ use serde_json_path::JsonPath;
 
 use crate::attempt::Attempt;
 use crate::cause::Cause;
-use crate::http::{Client, Request, Response, endpoint_of, target};
-use crate::login::{Headers, Login, LoginSettings, Name, OAuthSettings};
+use crate::http::{Request, RequestMethod, Response, body_of};
+use crate::login::{Headers, LoginSettings, Name, OAuthSettings};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
+use crate::site::Site;
 
 /// `spec.properties` of an HTTP connection.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// The method of the request; `GET` if not given.
-    method: RequestMethod,
+    method: Option<RequestMethod>,
     /// Headers to send: a mapping, or a list of `name` and `value`. They go to the origin of `url`
     /// only, not to where it may redirect.
     headers: Headers,
@@ -66,9 +67,9 @@ pub(crate) struct Settings {
 }
 
 pub(crate) struct Http {
-    client: Client,
-    request: Request,
-    login: Login,
+    site: Site,
+    method: Method,
+    body: Bytes,
     follow_redirects: bool,
     expected: Expected,
     assertions: Vec<Assertion>,
@@ -81,17 +82,16 @@ impl ProbeType for Http {
         &[Reason::Permission, Reason::HttpStatus, Reason::Assertion];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
-        let text = access.url()?;
-        let (location, url) = target(text.expose())
-            .map_err(|error| access.invalid(Field::Url, format!("bad `url`: {error}")))?;
+        let url = access.url()?.expose();
         let tls = access.tls_options(settings.insecure_skip_verify, settings.server_name);
-        let client = Client::new(&access, &url, tls)?;
         let login = LoginSettings {
             headers: settings.headers,
             bearer: settings.bearer,
             api_key_header: settings.api_key_header,
             oauth: settings.oauth,
         };
+        let site = Site::new(&access, url, tls, login)?;
+        let method = settings.method.map_or(Method::GET, |method| method.0);
         let mut assertions = Vec::new();
         assertions.extend(settings.body_contains.map(Assertion::Contains));
         assertions.extend(settings.body_regex.map(|regex| Assertion::Matches(regex.0)));
@@ -107,7 +107,7 @@ impl ProbeType for Http {
                     .hint("`jsonPath` says which value of the body it is about"));
             }
         }
-        if settings.method.0 == Method::HEAD && !assertions.is_empty() {
+        if method == Method::HEAD && !assertions.is_empty() {
             return Err(access
                 .invalid(
                     Field::Properties,
@@ -116,17 +116,9 @@ impl ProbeType for Http {
                 .hint("use `GET`"));
         }
         Ok(Self {
-            client,
-            login: Login::new(access, &location, login)?,
-            request: Request {
-                method: settings.method.0,
-                url,
-                headers: header::HeaderMap::new(),
-                body: settings
-                    .body
-                    .map(|body| Bytes::copy_from_slice(body.expose().as_bytes()))
-                    .unwrap_or_default(),
-            },
+            site,
+            method,
+            body: settings.body.as_ref().map(body_of).unwrap_or_default(),
             follow_redirects: settings.follow_redirects.unwrap_or(true),
             expected: settings.expected_status,
             assertions,
@@ -134,27 +126,24 @@ impl ProbeType for Http {
     }
 
     fn endpoint(&self) -> String {
-        endpoint_of(&self.request.url)
+        self.site.endpoint()
     }
 
     fn secrets(&self) -> &[Secret] {
-        self.login.secrets()
+        self.site.secrets()
     }
 
     async fn probe(&self, attempt: &mut Attempt) -> Result<(), Failure> {
-        let headers = self.login.headers(attempt, &self.client).await?;
         let request = Request {
-            headers,
-            ..self.request.clone()
+            method: self.method.clone(),
+            url: self.site.url().clone(),
+            headers: self.site.log_in(attempt).await?,
+            body: self.body.clone(),
         };
+        let is_wanted = |status| self.expected.names(status);
         let response = match self.follow_redirects {
-            true => {
-                let is_wanted = |status| self.expected.names(status);
-                self.client
-                    .follow(attempt, Phase::Request, request, is_wanted)
-                    .await?
-            }
-            false => self.client.send(attempt, Phase::Request, &request).await?,
+            true => self.site.follow(attempt, request, is_wanted).await?,
+            false => self.site.send(attempt, &request).await?,
         };
         self.judge_status(&response)
             .map_err(|cause| cause.in_phase(Phase::Request))?;
@@ -168,10 +157,7 @@ impl Http {
     fn judge_status(&self, response: &Response) -> Result<(), Cause> {
         match self.expected.contains(response.status) {
             true => Ok(()),
-            false => {
-                let cause = response.unexpected(&self.expected.to_string());
-                Err(self.login.explain(cause, response))
-            }
+            false => Err(self.site.unexpected(response, &self.expected.to_string())),
         }
     }
 
@@ -280,31 +266,6 @@ fn brief(value: &Value) -> String {
             text if text.chars().count() <= SHORT => text,
             text => format!("a text of {} characters", text.chars().count() - 2),
         },
-    }
-}
-
-/// The method of a request.
-#[derive(Debug)]
-struct RequestMethod(Method);
-
-impl Default for RequestMethod {
-    fn default() -> Self {
-        Self(Method::GET)
-    }
-}
-
-impl<'de> Deserialize<'de> for RequestMethod {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?
-            .trim()
-            .to_ascii_uppercase();
-        match Method::from_bytes(text.as_bytes()) {
-            // It asks a proxy for a tunnel.
-            Ok(Method::CONNECT) | Err(_) => Err(de::Error::custom(
-                "expected a method such as `GET`, `HEAD`, `POST` or `OPTIONS`",
-            )),
-            Ok(method) => Ok(Self(method)),
-        }
     }
 }
 

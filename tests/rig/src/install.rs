@@ -51,6 +51,11 @@ pub const BLACKBOX: Package = Package {
     name: "prometheus-blackbox-exporter",
     program: "prometheus-blackbox-exporter",
 };
+/// Independent verdicts: `check_http`, `check_ldap`, `check_smtp`.
+pub const MONITORING_PLUGINS: Package = Package {
+    name: "monitoring-plugins-standard",
+    program: "check_ldap",
+};
 pub const PYTHON: Package = Package {
     name: "python3-venv",
     program: "python3",
@@ -58,7 +63,15 @@ pub const PYTHON: Package = Package {
 
 /// Everything, for `rig install`.
 pub const ALL: &[Package] = &[
-    POSTGRES, REDIS, MARIADB, RABBITMQ, NGINX, PROMETHEUS, BLACKBOX, PYTHON,
+    POSTGRES,
+    REDIS,
+    MARIADB,
+    RABBITMQ,
+    NGINX,
+    PROMETHEUS,
+    BLACKBOX,
+    MONITORING_PLUGINS,
+    PYTHON,
 ];
 
 /// The servers, and what runs those that Python's registry has.
@@ -123,14 +136,23 @@ pub fn find(package: Package) -> Result<PathBuf> {
     program(package.program).ok_or_else(|| Error::missing(package.program, package.name))
 }
 
-/// Looks in the `PATH` and where Debian puts servers outside of it.
+/// Looks in the `PATH` and where Debian puts servers and plugins outside of it.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     // Debian's own first: initdb needs its sisters beside it, and a link in the PATH may point anywhere.
     postgres_dirs()
         .into_iter()
         .chain(env::split_paths(&path))
-        .chain(["/usr/sbin", "/usr/local/sbin", "/sbin", "/usr/local/bin"].map(PathBuf::from))
+        .chain(
+            [
+                "/usr/sbin",
+                "/usr/local/sbin",
+                "/sbin",
+                "/usr/local/bin",
+                "/usr/lib/nagios/plugins",
+            ]
+            .map(PathBuf::from),
+        )
         .map(|dir| dir.join(name))
         .find(|file| {
             fs::metadata(file)

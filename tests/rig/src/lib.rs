@@ -24,6 +24,7 @@ pub mod http;
 pub mod install;
 pub mod nginx;
 pub mod pki;
+pub mod plugins;
 pub mod ports;
 pub mod postgres;
 pub mod process;

@@ -19,6 +19,11 @@
 //! | `/client` | the client certificate's subject and verdict |
 //! | `/post` | 200 to a POST with a body, 400 without one, 405 to other methods |
 //! | `/no-head` | 405 to HEAD, 200 to the rest |
+//! | `/hook` | 202 to POST, 405 to the rest, as the endpoint of a webhook |
+//! | `/hook/private` | the same, with `Authorization: Bearer probe-token`, else 401 |
+//! | `/hook/options` | 204 to OPTIONS, 202 to POST, 501 to the rest |
+//! | `/hook/unknown` | 202 to POST, 501 to the rest |
+//! | `/hook/gone` | 410 |
 //! | `/big` | 5 MB; compressed if accepted |
 //! | `/gzip` | 20 KB of text; compressed if accepted |
 //! | `/slow-body` | 20 KB, 1 KB a second |
@@ -428,6 +433,11 @@ const LOCATIONS: &str = r#"
   location = /post { if ($request_method != POST) { return 405 "POST, please\n"; } if ($no_body) { return 400 "a body, please\n"; } proxy_pass http://127.0.0.1:@http@/posted; }
   location = /posted { access_log off; return 200 "posted"; }
   location = /no-head { if ($request_method = HEAD) { return 405; } return 200 "ok"; }
+  location = /hook { if ($request_method != POST) { return 405; } return 202 "accepted\n"; }
+  location = /hook/private { if ($no_bearer) { add_header WWW-Authenticate 'Bearer realm="rig"' always; return 401 "who are you?\n"; } if ($request_method != POST) { return 405; } return 202 "accepted\n"; }
+  location = /hook/options { if ($request_method = OPTIONS) { return 204; } if ($request_method = POST) { return 202 "accepted\n"; } return 501; }
+  location = /hook/unknown { if ($request_method = POST) { return 202 "accepted\n"; } return 501; }
+  location = /hook/gone { return 410; }
   location = /big { gzip on; gzip_types text/plain; }
   location = /gzip { gzip on; gzip_types text/plain; }
   location = /slow-body { limit_rate 1k; }

@@ -55,6 +55,7 @@ const EXPECTED: &[Expected] = &[
     up("session-cache"),
     up("catalog-api"),
     up("payment-gateway"),
+    up("deploy-hook"),
     down("billing-db", "auth", Some("auth"), Some("28P01")),
     down("reporting-db", "connect_refused", Some("connect"), None),
     down("warehouse-db", "timeout", Some("connect"), None),
@@ -65,6 +66,7 @@ const EXPECTED: &[Expected] = &[
     down("vendor-api", "tls_unknown_ca", Some("tls"), None),
     down("search-api", "unavailable", Some("request"), Some("503")),
     down("feature-flags", "assertion", Some("request"), None),
+    down("chat-hook", "not_found", Some("request"), Some("410")),
 ];
 
 /// Builds conncheck, and then shows it.

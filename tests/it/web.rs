@@ -1,0 +1,229 @@
+//! What the tests of the types over HTTP share. nginx is their peer for certificates of every kind:
+//! each type has a location there that is right for it.
+
+use std::time::{Duration, Instant};
+
+use conncheck_probes::Outcome;
+use conncheck_rig::{Certified, Nginx, Rig, need, plugins};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::check::{attempt, attempt_within, down, phases, up, with};
+
+/// A definition at an origin (`https://localhost:PORT`) of nginx, where everything is right.
+pub(crate) type At = fn(&str) -> Value;
+
+pub(crate) fn with_properties(spec: Value, properties: Value) -> Value {
+    with(spec, json!({"properties": properties}))
+}
+
+/// With the authority that issued most certificates of the rig.
+pub(crate) fn trusting(spec: Value) -> Value {
+    with(spec, json!({"caCert": Rig::shared().pki().ca.cert_pem}))
+}
+
+/// `up`; or reason, phase and code.
+pub(crate) fn summary(outcome: &Outcome) -> String {
+    let Err(failure) = &outcome.result else {
+        return "up".to_owned();
+    };
+    format!(
+        "{} {} {}",
+        failure.reason,
+        failure.phase.map_or("-", |phase| phase.as_str()),
+        failure.code.as_deref().unwrap_or("-"),
+    )
+}
+
+/// What comes of `spec` with each of these properties.
+#[track_caller]
+pub(crate) fn table(spec: &Value, rows: &[(Value, &str)]) {
+    for (properties, expected) in rows {
+        let outcome = attempt(&with_properties(spec.clone(), properties.clone()));
+        assert_eq!(summary(&outcome), *expected, "{properties}: {outcome:#?}");
+    }
+}
+
+#[track_caller]
+pub(crate) fn message(outcome: &Outcome) -> &str {
+    &outcome.result.as_ref().expect_err("a failure").message
+}
+
+#[track_caller]
+pub(crate) fn hint(outcome: &Outcome) -> &str {
+    let failure = outcome.result.as_ref().expect_err("a failure");
+    failure.hint.as_deref().expect("a hint")
+}
+
+pub(crate) fn seconds(time: Option<jiff::Timestamp>) -> Option<i64> {
+    time.map(|time| time.as_second())
+}
+
+/// An nginx that a test may stop, and whose logs nobody else writes.
+pub(crate) fn own_nginx() -> (TempDir, Nginx) {
+    let dir = tempfile::tempdir().unwrap();
+    let nginx = Nginx::start(Rig::shared().pki(), dir.path()).unwrap();
+    (dir, nginx)
+}
+
+/// Waits until `done`, three seconds at most.
+pub(crate) fn soon(done: impl Fn() -> bool) -> bool {
+    let started = Instant::now();
+    while !done() {
+        if started.elapsed() > Duration::from_secs(3) {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+pub(crate) fn verifies_and_records_the_certificate(at: At) {
+    let nginx = need!(Rig::shared().nginx());
+    let pki = Rig::shared().pki();
+    let https = |port: u16| trusting(at(&format!("https://localhost:{port}")));
+    let outcome = up(https(nginx.https));
+    assert_eq!(phases(&outcome), ["resolve", "connect", "tls", "request"]);
+    let tls = outcome.tls.expect("recorded");
+    assert!(tls.verified);
+    assert_eq!(tls.version.as_deref(), Some("TLSv1.3"));
+    assert_eq!(seconds(tls.earliest_expiry), Some(pki.server.not_after));
+    assert_eq!(tls.subject.as_deref(), Some("CN=localhost"));
+    assert_eq!(tls.issuer.as_deref(), Some("CN=rig CA"));
+
+    let tls = up(https(nginx.intermediate)).tls.expect("recorded");
+    assert!(tls.verified);
+    assert_eq!(tls.issuer.as_deref(), Some("CN=rig intermediate CA"));
+    assert_eq!(
+        seconds(tls.earliest_expiry),
+        Some(pki.intermediate.not_after)
+    );
+
+    up(trusting(at(&format!("https://127.0.0.1:{}", nginx.https))));
+
+    // The system's roots know nothing of ours.
+    down(at(&nginx.https_url("")), "tls_unknown_ca", "tls", "");
+}
+
+pub(crate) fn every_fault_of_a_certificate(at: At) {
+    let nginx = need!(Rig::shared().nginx());
+    let pki = Rig::shared().pki();
+    let https = |port: u16| trusting(at(&format!("https://localhost:{port}")));
+    for (port, certificate, reason) in [
+        (nginx.expired, &pki.expired, "tls_expired"),
+        (nginx.not_yet_valid, &pki.not_yet_valid, "tls_not_yet_valid"),
+        (nginx.wrong_name, &pki.wrong_name, "tls_name_mismatch"),
+        (nginx.unknown_ca, &pki.unknown_ca, "tls_unknown_ca"),
+        (nginx.self_signed, &pki.self_signed, "tls_unknown_ca"),
+    ] {
+        let marker = format!("fault-{}-{port}", https(port)["type"]);
+        let spec = with_properties(https(port), json!({"headers": {"User-Agent": marker}}));
+        let outcome = down(spec.clone(), reason, "tls", "");
+        assert_eq!(phases(&outcome), ["resolve", "connect", "tls"]);
+        assert_eq!(outcome.http_status, None);
+        let tls = outcome.tls.expect("recorded before it was judged");
+        assert!(!tls.verified);
+        assert_eq!(seconds(tls.earliest_expiry), Some(certificate.not_after));
+
+        for skip in [
+            json!({"insecureSkipVerify": true}),
+            json!({"properties": {"insecureSkipVerify": true}}),
+        ] {
+            let tls = up(with(spec.clone(), skip)).tls.expect("recorded");
+            assert!(!tls.verified);
+            assert_eq!(seconds(tls.earliest_expiry), Some(certificate.not_after));
+        }
+        let heard = || {
+            let ours = nginx.requests("").into_iter();
+            ours.filter(|logged| logged.user_agent == marker).count()
+        };
+        assert!(soon(|| heard() >= 2));
+        assert_eq!(heard(), 2, "none while it was not trusted");
+    }
+    let message_of = |port| message(&attempt(&https(port))).to_owned();
+    assert_eq!(
+        message_of(nginx.wrong_name),
+        "the certificate is for `elsewhere.test`, not for `localhost`"
+    );
+    assert_eq!(
+        message_of(nginx.self_signed),
+        "the certificate is self-signed and not trusted"
+    );
+    // A self-signed certificate may be trusted as what it is.
+    up(with(
+        https(nginx.self_signed),
+        json!({"caCert": pki.self_signed.cert_pem}),
+    ));
+    up(with(
+        https(nginx.unknown_ca),
+        json!({"caCert": pki.other_ca.cert_pem}),
+    ));
+}
+
+pub(crate) fn the_server_name_may_be_another(at: At) {
+    let nginx = need!(Rig::shared().nginx());
+    let named = |port: u16| {
+        let spec = trusting(at(&format!("https://localhost:{port}")));
+        with_properties(spec, json!({"serverName": "elsewhere.test"}))
+    };
+    let outcome = up(named(nginx.wrong_name));
+    assert!(outcome.tls.expect("recorded").verified);
+    down(named(nginx.https), "tls_name_mismatch", "tls", "");
+}
+
+/// nginx tells of a certificate that is missing or wrong by HTTP, not by TLS.
+pub(crate) fn client_certificates_missing_wrong_and_right(at: At) {
+    let nginx = need!(Rig::shared().nginx());
+    let pki = Rig::shared().pki();
+    let spec = trusting(at(&format!("https://localhost:{}", nginx.mtls)));
+    let with_client = |client: &Certified| {
+        with(
+            spec.clone(),
+            json!({"clientCert": client.cert_pem, "clientKey": client.key_pem}),
+        )
+    };
+    let outcome = down(spec.clone(), "http_status", "request", "400");
+    assert_eq!(
+        hint(&outcome),
+        "it wants a client certificate: set `clientCert` and `clientKey`"
+    );
+    for client in [&pki.client_unknown_ca, &pki.client_expired] {
+        let outcome = down(with_client(client), "http_status", "request", "400");
+        assert!(hint(&outcome).contains("refused our client certificate"));
+        assert_eq!(seconds(outcome.credential_expiry), Some(client.not_after));
+    }
+    let outcome = up(with_client(&pki.client));
+    assert!(outcome.tls.expect("recorded").verified);
+    assert_eq!(
+        seconds(outcome.credential_expiry),
+        Some(pki.client.not_after)
+    );
+    // Certificate and key may stand in one text.
+    let both = format!("{}{}", pki.client.cert_pem, pki.client.key_pem);
+    up(with(spec, json!({"clientCert": both})));
+}
+
+pub(crate) fn plain_http_to_a_tls_port_and_the_reverse(at: At) {
+    let nginx = need!(Rig::shared().nginx());
+    let spec = at(&format!("http://localhost:{}", nginx.https));
+    let outcome = down(spec, "protocol", "request", "400");
+    assert_eq!(
+        hint(&outcome),
+        "the peer speaks TLS on that port: use `https://`"
+    );
+    let spec = trusting(at(&format!("https://localhost:{}", nginx.http)));
+    let outcome = down(spec, "protocol", "tls", "");
+    assert!(hint(&outcome).contains("plain"), "{outcome:#?}");
+    assert!(outcome.tls.is_none(), "there was none to record");
+}
+
+/// Our verdict on `spec`, and that of `check_http` with these arguments: both up, or both down. It
+/// gives up after a second, as we do.
+#[track_caller]
+pub(crate) fn agrees_with_check_http(state: &str, is_up: bool, spec: &Value, args: &[&str]) {
+    let ours = attempt_within(Duration::from_secs(1), spec);
+    assert_eq!(ours.is_up(), is_up, "{state}: {ours:#?}");
+    let common = ["-H", "localhost", "-I", "127.0.0.1", "-t", "1"];
+    let theirs = need!(plugins::run("check_http", &[&common, args].concat()));
+    assert_eq!(theirs.is_ok(), is_up, "{state}: {theirs:?}");
+}
