@@ -230,6 +230,12 @@ impl Response {
         self.headers.get(name).map(text_of)
     }
 
+    /// Whether it is a page for people.
+    pub(crate) fn is_html(&self) -> bool {
+        self.header(header::CONTENT_TYPE)
+            .is_some_and(|content_type| content_type.trim_start().starts_with("text/html"))
+    }
+
     /// The kind and size of the body: `412 bytes of text/html`.
     pub(crate) fn describe(&self) -> String {
         let size = match (self.body.len(), self.is_truncated) {
@@ -395,6 +401,20 @@ fn sendable(mut url: Url) -> Result<Url, &'static str> {
     }
 }
 
+/// A place below a base of the owner's, with more in its query than they wrote.
+pub(crate) fn below(
+    base: &Url,
+    path: &[&str],
+    query: &[(&str, &str)],
+) -> Result<Url, &'static str> {
+    let mut url = base.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
+    url.query_pairs_mut().extend_pairs(query);
+    sendable(url)
+}
+
 /// The method that the owner wants.
 #[derive(Debug)]
 pub(crate) struct RequestMethod(pub(crate) Method);
@@ -526,7 +546,17 @@ async fn connect(attempt: &mut Attempt, url: &Url, tls: &Tls) -> Result<(Stream,
 struct Wire {
     sender: Sender,
     engine: Engine,
-    first_bytes: Arc<OnceLock<Vec<u8>>>,
+    heard: Arc<Heard>,
+}
+
+/// What the stream knows of the peer and hyper does not show.
+#[derive(Default)]
+struct Heard {
+    /// How it began.
+    first_bytes: OnceLock<Vec<u8>>,
+    /// What TLS said at the end, such as an alert about our certificate. Of an error, hyper's HTTP/2
+    /// keeps the text alone.
+    end_of_tls: OnceLock<Cause>,
 }
 
 enum Sender {
@@ -536,10 +566,11 @@ enum Sender {
 
 impl Wire {
     async fn open(stream: Stream, is_http2: bool) -> Result<Self, Cause> {
-        let first_bytes = Arc::new(OnceLock::new());
+        let heard = Arc::new(Heard::default());
         let io = TokioIo::new(Listening {
             stream,
-            first_bytes: Arc::clone(&first_bytes),
+            heard: Arc::clone(&heard),
+            nobody_listens: false,
         });
         let (jobs, new_jobs) = mpsc::unbounded_channel();
         let mut engine = Engine {
@@ -571,7 +602,7 @@ impl Wire {
         Ok(Self {
             sender,
             engine,
-            first_bytes,
+            heard,
         })
     }
 
@@ -587,11 +618,14 @@ impl Wire {
             }
         };
         let first_bytes = match &self.sender {
-            Sender::Http1(_) => self.first_bytes.get(),
+            Sender::Http1(_) => self.heard.first_bytes.get(),
             // It was agreed on, and does begin like this.
             Sender::Http2(_) => None,
         };
         res.map_err(|error| {
+            if let Some(cause) = self.heard.end_of_tls.get() {
+                return cause.clone();
+            }
             let cause = Cause::from(error);
             match first_bytes.and_then(|bytes| speaks(bytes)) {
                 Some((message, hint)) if cause.phase.is_none() => {
@@ -745,9 +779,32 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Spawner
 }
 
 /// A stream that remembers how the peer began: hyper does not show what it could not read.
+///
+/// A peer that hangs up while we still talk may have said why, and hyper would not look: a write
+/// that fails ends it. With TLS 1.3 that is how a server refuses a client certificate, whose alert
+/// comes when the request is already on its way. So once nobody listens, what is written goes
+/// nowhere, and it is the reading that tells.
 struct Listening {
     stream: Stream,
-    first_bytes: Arc<OnceLock<Vec<u8>>>,
+    heard: Arc<Heard>,
+    nobody_listens: bool,
+}
+
+impl Listening {
+    /// What a write comes to, `otherwise` if nobody listens any more.
+    fn written<T>(&mut self, res: io::Result<T>, otherwise: T) -> io::Result<T> {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+        match res {
+            Err(error)
+                if [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected]
+                    .contains(&error.kind()) =>
+            {
+                self.nobody_listens = true;
+                Ok(otherwise)
+            }
+            res => res,
+        }
+    }
 }
 
 /// Who answers where HTTP was expected, and what to do.
@@ -780,10 +837,17 @@ impl AsyncRead for Listening {
     ) -> Poll<io::Result<()>> {
         const KEPT: usize = 8;
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let res = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        if let Err(error) = &res {
+            // Only an alert after the handshake is to blame on another phase than the open one.
+            let cause = Cause::from_chain(error).filter(|cause| cause.phase.is_some());
+            cause.map(|cause| self.heard.end_of_tls.get_or_init(|| cause));
+        }
+        res?;
         let new = &buffer.filled()[before..];
         if !new.is_empty() {
-            self.first_bytes
+            self.heard
+                .first_bytes
                 .get_or_init(|| new[..new.len().min(KEPT)].to_vec());
         }
         Poll::Ready(Ok(()))
@@ -796,11 +860,19 @@ impl AsyncWrite for Listening {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        if self.nobody_listens {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let res = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
+        Poll::Ready(self.written(res, bytes.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        if self.nobody_listens {
+            return Poll::Ready(Ok(()));
+        }
+        let res = ready!(Pin::new(&mut self.stream).poll_flush(context));
+        Poll::Ready(self.written(res, ()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -1382,6 +1454,26 @@ mod tests {
                 .message
                 .starts_with(&format!("`https://localhost:{}`: ", away.port))
         );
+    }
+
+    #[tokio::test]
+    async fn a_refused_client_certificate_is_told_however_the_peer_hangs_up() {
+        let authority = Authority::new("test authority");
+        for alpn in [&["h2"][..], &["http/1.1"]] {
+            let leaf = authority.leaf("localhost", 2040);
+            let server = Authority::server(&leaf, Some(&authority), alpn);
+            let peer = Peer::tls([ok("")], server).await;
+            let probe = build("http", &https(peer.port, &authority, ""), &[]).unwrap();
+            // Whether our request or its alert comes first is chance.
+            for _ in 0..20 {
+                let failure = failure(&probe, LONG).await;
+                assert_eq!(failure.code.as_deref(), Some("certificate_required"));
+                assert_eq!(
+                    (failure.reason, failure.phase),
+                    (Reason::TlsOther, Some(Phase::Tls))
+                );
+            }
+        }
     }
 
     #[tokio::test]

@@ -96,6 +96,7 @@ macro_rules! types {
 mod http;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod prometheus;
 #[cfg(feature = "redis")]
 mod redis;
 mod webhook;
@@ -107,6 +108,7 @@ types! {
 
     redis "redis" => Redis, "redis", ["valkey"], ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix"];
 
+    prometheus => Prometheus, "prometheus", [], [];
     webhook => Webhook, "webhook", ["generic_webhook"], [];
 }
 

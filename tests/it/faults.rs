@@ -55,6 +55,18 @@ pub(crate) const TALKS: &[Talk] = &[
         reply: (b"N", "auth"),
     },
     Talk {
+        type_name: "prometheus",
+        spec: |at| json!({"type": "prometheus", "url": format!("http://{at}/prometheus")}),
+        spec_with_tls: |at| json!({"type": "prometheus", "url": format!("https://{at}/prometheus")}),
+        before_tls: Vec::new,
+        greeting: None,
+        first: "request",
+        reply: (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{\"status\":\"success\",",
+            "request",
+        ),
+    },
+    Talk {
         type_name: "redis",
         spec: |at| json!({"type": "redis", "url": format!("redis://probe:secret@{at}")}),
         spec_with_tls: |at| json!({"type": "redis", "url": format!("rediss://probe:secret@{at}")}),

@@ -643,19 +643,23 @@ fn a_token_server_that_is_down_is_named() {
 }
 
 fn verifies_and_records_the_certificate() {
-    web::verifies_and_records_the_certificate(health);
+    let nginx = need!(Rig::shared().nginx());
+    web::verifies_and_records_the_certificate(&nginx, health);
 }
 
 fn every_fault_of_a_certificate() {
-    web::every_fault_of_a_certificate(health);
+    let nginx = need!(Rig::shared().nginx());
+    web::every_fault_of_a_certificate(&nginx, health);
 }
 
 fn the_server_name_may_be_another() {
-    web::the_server_name_may_be_another(health);
+    let nginx = need!(Rig::shared().nginx());
+    web::the_server_name_may_be_another(&nginx, health);
 }
 
 fn client_certificates_missing_wrong_and_right() {
-    web::client_certificates_missing_wrong_and_right(|origin| {
+    let nginx = need!(Rig::shared().nginx());
+    web::client_certificates_missing_wrong_and_right(&nginx, |origin| {
         // Only with a certificate is there a body; whose it is, nginx says there.
         with_properties(
             http(format!("{origin}/client")),
@@ -665,7 +669,8 @@ fn client_certificates_missing_wrong_and_right() {
 }
 
 fn plain_http_to_a_tls_port_and_the_reverse() {
-    web::plain_http_to_a_tls_port_and_the_reverse(health);
+    let nginx = need!(Rig::shared().nginx());
+    web::plain_http_to_a_tls_port_and_the_reverse(&nginx, health);
 }
 
 fn names_are_resolved_and_sent_as_host() {

@@ -23,6 +23,7 @@ mod http;
 mod leaks;
 mod postgres;
 mod program;
+mod prometheus;
 mod redaction;
 mod redis;
 mod web;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         http::trials(),
         leaks::trials(),
         postgres::trials(),
+        prometheus::trials(),
         redaction::trials(),
         redis::trials(),
         webhook::trials(),

@@ -78,8 +78,7 @@ pub(crate) fn soon(done: impl Fn() -> bool) -> bool {
     true
 }
 
-pub(crate) fn verifies_and_records_the_certificate(at: At) {
-    let nginx = need!(Rig::shared().nginx());
+pub(crate) fn verifies_and_records_the_certificate(nginx: &Nginx, at: At) {
     let pki = Rig::shared().pki();
     let https = |port: u16| trusting(at(&format!("https://localhost:{port}")));
     let outcome = up(https(nginx.https));
@@ -105,8 +104,7 @@ pub(crate) fn verifies_and_records_the_certificate(at: At) {
     down(at(&nginx.https_url("")), "tls_unknown_ca", "tls", "");
 }
 
-pub(crate) fn every_fault_of_a_certificate(at: At) {
-    let nginx = need!(Rig::shared().nginx());
+pub(crate) fn every_fault_of_a_certificate(nginx: &Nginx, at: At) {
     let pki = Rig::shared().pki();
     let https = |port: u16| trusting(at(&format!("https://localhost:{port}")));
     for (port, certificate, reason) in [
@@ -160,8 +158,7 @@ pub(crate) fn every_fault_of_a_certificate(at: At) {
     ));
 }
 
-pub(crate) fn the_server_name_may_be_another(at: At) {
-    let nginx = need!(Rig::shared().nginx());
+pub(crate) fn the_server_name_may_be_another(nginx: &Nginx, at: At) {
     let named = |port: u16| {
         let spec = trusting(at(&format!("https://localhost:{port}")));
         with_properties(spec, json!({"serverName": "elsewhere.test"}))
@@ -172,8 +169,7 @@ pub(crate) fn the_server_name_may_be_another(at: At) {
 }
 
 /// nginx tells of a certificate that is missing or wrong by HTTP, not by TLS.
-pub(crate) fn client_certificates_missing_wrong_and_right(at: At) {
-    let nginx = need!(Rig::shared().nginx());
+pub(crate) fn client_certificates_missing_wrong_and_right(nginx: &Nginx, at: At) {
     let pki = Rig::shared().pki();
     let spec = trusting(at(&format!("https://localhost:{}", nginx.mtls)));
     let with_client = |client: &Certified| {
@@ -203,8 +199,7 @@ pub(crate) fn client_certificates_missing_wrong_and_right(at: At) {
     up(with(spec, json!({"clientCert": both})));
 }
 
-pub(crate) fn plain_http_to_a_tls_port_and_the_reverse(at: At) {
-    let nginx = need!(Rig::shared().nginx());
+pub(crate) fn plain_http_to_a_tls_port_and_the_reverse(nginx: &Nginx, at: At) {
     let spec = at(&format!("http://localhost:{}", nginx.https));
     let outcome = down(spec, "protocol", "request", "400");
     assert_eq!(

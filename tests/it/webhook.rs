@@ -262,23 +262,28 @@ fn wrong_and_missing_credentials() {
 }
 
 fn verifies_and_records_the_certificate() {
-    web::verifies_and_records_the_certificate(hook);
+    let nginx = need!(Rig::shared().nginx());
+    web::verifies_and_records_the_certificate(&nginx, hook);
 }
 
 fn every_fault_of_a_certificate() {
-    web::every_fault_of_a_certificate(hook);
+    let nginx = need!(Rig::shared().nginx());
+    web::every_fault_of_a_certificate(&nginx, hook);
 }
 
 fn the_server_name_may_be_another() {
-    web::the_server_name_may_be_another(hook);
+    let nginx = need!(Rig::shared().nginx());
+    web::the_server_name_may_be_another(&nginx, hook);
 }
 
 fn client_certificates_missing_wrong_and_right() {
-    web::client_certificates_missing_wrong_and_right(hook);
+    let nginx = need!(Rig::shared().nginx());
+    web::client_certificates_missing_wrong_and_right(&nginx, hook);
 }
 
 fn plain_http_to_a_tls_port_and_the_reverse() {
-    web::plain_http_to_a_tls_port_and_the_reverse(hook);
+    let nginx = need!(Rig::shared().nginx());
+    web::plain_http_to_a_tls_port_and_the_reverse(&nginx, hook);
 }
 
 fn a_stopped_server_is_a_timeout() {

@@ -41,10 +41,10 @@ pub const NGINX: Package = Package {
     name: "nginx-light",
     program: "nginx",
 };
-/// For `promtool`.
+/// With `promtool`.
 pub const PROMETHEUS: Package = Package {
     name: "prometheus",
-    program: "promtool",
+    program: "prometheus",
 };
 /// What the benchmarks compare with.
 pub const BLACKBOX: Package = Package {
@@ -75,7 +75,9 @@ pub const ALL: &[Package] = &[
 ];
 
 /// The servers, and what runs those that Python's registry has.
-pub const SERVERS: &[Package] = &[POSTGRES, REDIS, MARIADB, RABBITMQ, NGINX, PYTHON];
+pub const SERVERS: &[Package] = &[
+    POSTGRES, REDIS, MARIADB, RABBITMQ, NGINX, PROMETHEUS, PYTHON,
+];
 
 /// What [`ensure`] found and did.
 #[derive(Debug, Default)]

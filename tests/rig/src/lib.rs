@@ -40,10 +40,11 @@ pub use crate::{
     error::{Error, Result},
     faults::{BlackHole, Peer, Step},
     http::{HttpPeer, TokenServer},
-    nginx::Nginx,
+    nginx::{Nginx, NginxKind},
     pki::{Certified, Pki},
     postgres::{Postgres, PostgresKind},
     process::Process,
+    prometheus::{Prometheus, PrometheusKind},
     redis::{Redis, RedisKind},
     rig::{Kind, REQUIRE_SERVERS, Rig, Server, Skipped},
 };

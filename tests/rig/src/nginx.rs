@@ -53,6 +53,7 @@ use crate::{
     pki::{Certified, Pki},
     ports,
     process::{Process, Spec},
+    prometheus::PrometheusKind,
     rig::{Kind, Rig, Server},
 };
 
@@ -83,10 +84,12 @@ pub struct Nginx {
     _behind: Behind,
 }
 
-/// There is one, with a port for each variant.
+/// Each has a port for each variant of TLS.
 #[derive(Debug, Clone, Copy)]
 pub enum NginxKind {
     Main,
+    /// In front of [`Prometheus`](crate::Prometheus), with its locations beside the others.
+    BeforePrometheus,
 }
 
 impl Server for Nginx {
@@ -101,7 +104,13 @@ impl Kind for NginxKind {
     const NAME: &'static str = "nginx";
 
     fn start(self, rig: &Rig, _: &str) -> Result<Nginx> {
-        Nginx::start(rig.pki(), rig.dir())
+        match self {
+            NginxKind::Main => Nginx::start(rig.pki(), rig.dir()),
+            NginxKind::BeforePrometheus => {
+                let prometheus = rig.get(PrometheusKind::Main)?;
+                Nginx::start_with(rig.pki(), rig.dir(), &prometheus.locations())
+            }
+        }
     }
 }
 
@@ -152,15 +161,30 @@ impl Nginx {
     pub const API_KEY: &str = "probe-key";
 
     pub fn start(pki: &Pki, dir: &Path) -> Result<Nginx> {
-        let program = install::find(install::NGINX)?;
-        ports::retrying(PORTS, |ports| Nginx::start_on(ports, pki, dir, &program))
+        Nginx::start_with(pki, dir, "")
     }
 
-    fn start_on(ports: &[u16], pki: &Pki, dir: &Path, program: &Path) -> Result<Nginx> {
+    /// The same with further locations on every port. `$no_bearer` and `@other@` stand for there what they
+    /// stand for here.
+    pub fn start_with(pki: &Pki, dir: &Path, locations: &str) -> Result<Nginx> {
+        let program = install::find(install::NGINX)?;
+        ports::retrying(PORTS, |ports| {
+            Nginx::start_on(ports, pki, dir, &program, locations)
+        })
+    }
+
+    fn start_on(
+        ports: &[u16],
+        pki: &Pki,
+        dir: &Path,
+        program: &Path,
+        locations: &str,
+    ) -> Result<Nginx> {
         let dir =
             TempDir::with_prefix_in("nginx-", dir).map_err(Error::doing("a folder for nginx"))?;
         let (tokens, behind) = (TokenServer::start()?, Behind::start()?);
-        write_files(dir.path(), &conf(ports, pki, dir.path(), &tokens, &behind))?;
+        let conf = conf(ports, pki, dir.path(), &tokens, &behind, locations);
+        write_files(dir.path(), &conf)?;
         let args = [
             "-p".into(),
             dir.path().into(),
@@ -326,7 +350,14 @@ fn write_files(dir: &Path, conf: &str) -> Result<()> {
     fs::write(html.join("slow-body"), "x".repeat(20_000)).map_err(doing())
 }
 
-fn conf(ports: &[u16], pki: &Pki, dir: &Path, tokens: &TokenServer, behind: &Behind) -> String {
+fn conf(
+    ports: &[u16],
+    pki: &Pki,
+    dir: &Path,
+    tokens: &TokenServer,
+    behind: &Behind,
+    locations: &str,
+) -> String {
     let good = &pki.server;
     let mut servers = String::new();
     for (index, &port) in ports.iter().enumerate() {
@@ -360,7 +391,7 @@ fn conf(ports: &[u16], pki: &Pki, dir: &Path, tokens: &TokenServer, behind: &Beh
             .replace("@bearer@", Nginx::BEARER)
             .replace("@apikey@", Nginx::API_KEY)
     };
-    let servers = servers.replace("@locations@", LOCATIONS);
+    let servers = servers.replace("@locations@", &format!("{LOCATIONS}{locations}"));
     fill(&HTTP.replace("@servers@", &servers))
 }
 

@@ -11,7 +11,8 @@ use std::{
 };
 
 use conncheck_rig::{
-    Nginx, PASSWORD, Pki, Postgres, PostgresKind, Process, Redis, RedisKind, Rig, need, prometheus,
+    Nginx, NginxKind, PASSWORD, Pki, Postgres, PostgresKind, Process, Prometheus, PrometheusKind,
+    Redis, RedisKind, Rig, need, plugins, prometheus,
 };
 
 #[test]
@@ -145,6 +146,64 @@ fn every_kind_of_redis_starts() {
 }
 
 #[test]
+fn every_kind_of_prometheus_starts() {
+    let rig = Rig::shared();
+    let answer = |port: u16, path: &str| get(port, path, "");
+    let main = need!(rig.get(PrometheusKind::Main));
+    assert!(answer(main.port(), "/api/v1/query?query=rig_answer").contains("\"42\""));
+    let prefixed = need!(rig.get(PrometheusKind::Prefixed));
+    let path = format!("{}/api/v1/query?query=1", Prometheus::PREFIX);
+    assert!(answer(prefixed.port(), &path).contains("success"));
+    assert!(answer(prefixed.port(), "/api/v1/query?query=1").starts_with("HTTP/1.1 404"));
+    for kind in [PrometheusKind::Secured, PrometheusKind::MutualTls] {
+        let server = need!(rig.get(kind));
+        assert!(answer(server.port(), "/").contains("HTTP request to an HTTPS server"));
+        assert!(server.url().starts_with("https://"));
+    }
+    let nginx = need!(rig.get(NginxKind::BeforePrometheus));
+    let query = "api/v1/query?query=rig_answer";
+    for (path, headers, part) in [
+        ("/prometheus/", "", "\"42\""),
+        (
+            "/bearer/",
+            "Authorization: Bearer probe-token\r\n",
+            "\"42\"",
+        ),
+        ("/bearer/", "", " 401 "),
+        ("/tenant/", "X-Scope-OrgID: shop\r\n", "\"42\""),
+        ("/tenant/", "", "no org id"),
+        ("/page/", "", "text/html"),
+        ("/sso/", "", "/page/"),
+    ] {
+        let reply = get(nginx.http, &format!("{path}{query}"), headers);
+        assert!(reply.contains(part), "{path}: {reply}");
+    }
+}
+
+#[test]
+fn a_plugin_of_nagios_has_its_verdict() {
+    let nginx = need!(Rig::shared().nginx());
+    let port = nginx.http.to_string();
+    let ask = |path: &str| {
+        let args = [
+            "-H",
+            "localhost",
+            "-I",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-u",
+            path,
+        ];
+        plugins::run("check_http", &args)
+    };
+    let well = need!(ask("/health"));
+    assert!(well.is_ok() && well.said.contains("200 OK"), "{well:?}");
+    let broken = need!(ask("/500"));
+    assert_eq!(broken.code, 2, "{broken:?}");
+}
+
+#[test]
 fn nginx_answers_as_its_table_says() {
     let nginx = need!(Rig::shared().nginx());
     let check = |path: &str, headers: &str, status: &str, part: &str| {
@@ -160,6 +219,11 @@ fn nginx_answers_as_its_table_says() {
     check("/204", "", "204", "");
     check("/429", "", "429", "Retry-After: 7");
     check("/503", "", "503", "Retry-After: 7");
+    check("/hook", "", "405", "");
+    check("/hook/private", "", "401", "Bearer");
+    check("/hook/options", "", "501", "");
+    check("/hook/unknown", "", "501", "");
+    check("/hook/gone", "", "410", "");
     check("/redirect", "", "302", "Location: /health");
     check("/redirect-loop", "", "302", "Location: /redirect-loop");
     check("/redirect/307", "", "307", "Location: /echo-method");

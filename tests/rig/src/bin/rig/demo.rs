@@ -10,7 +10,7 @@ use std::{
 };
 
 use conncheck_rig::{
-    BlackHole, Error, PASSWORD, Postgres, Result, Rig, TokenServer,
+    BlackHole, Error, PASSWORD, Postgres, PrometheusKind, Result, Rig, TokenServer,
     faults::{Refused, refused_on},
     ports,
     process::Spec,
@@ -56,6 +56,7 @@ const EXPECTED: &[Expected] = &[
     up("catalog-api"),
     up("payment-gateway"),
     up("deploy-hook"),
+    up("metrics"),
     down("billing-db", "auth", Some("auth"), Some("28P01")),
     down("reporting-db", "connect_refused", Some("connect"), None),
     down("warehouse-db", "timeout", Some("connect"), None),
@@ -66,13 +67,14 @@ const EXPECTED: &[Expected] = &[
     down("vendor-api", "tls_unknown_ca", Some("tls"), None),
     down("search-api", "unavailable", Some("request"), Some("503")),
     down("feature-flags", "assertion", Some("request"), None),
+    down("order-metrics", "assertion", Some("request"), None),
     down("chat-hook", "not_found", Some("request"), Some("410")),
 ];
 
 /// Builds conncheck, and then shows it.
 pub fn run(until: Until) -> Result<()> {
     install::servers()?;
-    println!("building conncheck and starting PostgreSQL, Redis and nginx …");
+    println!("building conncheck and starting PostgreSQL, Redis, nginx and Prometheus …");
     // Side by side: one waits for the compiler, the other for the servers.
     let (conncheck, stage) = thread::scope(|scope| {
         let conncheck = scope.spawn(cargo::conncheck);
@@ -202,6 +204,8 @@ fn stopped_postgres(rig: &Rig) -> Result<Refused> {
 
 fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<String> {
     let (postgres, redis, nginx) = (rig.postgres()?, rig.redis()?, rig.nginx()?);
+    let prometheus = rig.get(PrometheusKind::Main)?;
+    let prometheus_tls = rig.get(PrometheusKind::Secured)?;
     let authority: Vec<String> = rig
         .pki()
         .ca
@@ -219,6 +223,8 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@expired@", nginx.expired),
         ("@wrong_name@", nginx.wrong_name),
         ("@unknown_ca@", nginx.unknown_ca),
+        ("@prometheus@", prometheus.port()),
+        ("@prometheus_tls@", prometheus_tls.port()),
         ("@blackhole@", black_hole.port()),
         ("@stopped@", stopped.port()),
     ] {
