@@ -1,4 +1,7 @@
 //! Reading the parts of a URL that every type shares.
+//!
+//! [`Location`] is a URL as the web has them. What names several hosts, as drivers of databases do, is
+//! none: those types read it themselves, with what stands at the end here.
 
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -98,4 +101,95 @@ pub(crate) fn unknown_option(
             known => format!("known options: {}", known.join(", ")),
         }),
     }
+}
+
+/// What is wrong with a text. Quotes no value: any of them may be secret.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Mistake {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+pub(crate) fn mistake(message: impl Into<String>) -> Mistake {
+    Mistake {
+        message: message.into(),
+        hint: None,
+    }
+}
+
+impl Mistake {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// `name:port`, `[v6]:port`.
+pub(crate) fn host_and_port(host: &str) -> Result<(&str, &str), Mistake> {
+    let (name, port) = match host.strip_prefix('[') {
+        None => host.split_once(':').unwrap_or((host, "")),
+        Some(rest) => {
+            let (name, rest) = rest
+                .split_once(']')
+                .ok_or_else(|| mistake("an IPv6 address has no closing `]`"))?;
+            match rest.strip_prefix(':') {
+                Some(port) => (name, port),
+                None if rest.is_empty() => (name, ""),
+                None => return Err(mistake("there is something between `]` and the port")),
+            }
+        }
+    };
+    match port.contains(':') {
+        true => Err(mistake("a host has too many `:`")
+            .hint("an IPv6 address stands in brackets: `[::1]:5432`")),
+        false => Ok((name, port)),
+    }
+}
+
+/// `%41` is `A`, and `+` is `+`.
+pub(crate) fn decode(text: &str) -> Result<String, Mistake> {
+    let bad = || {
+        mistake("a `%` is not followed by two hexadecimal digits")
+            .hint("a `%` itself is written `%25`")
+    };
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        match (first, tail) {
+            (b'%', [high, low, tail @ ..]) => {
+                let digit = |byte: &u8| char::from(*byte).to_digit(16);
+                let (high, low) = digit(high).zip(digit(low)).ok_or_else(bad)?;
+                bytes.push((high * 16 + low) as u8);
+                rest = tail;
+            }
+            (b'%', _) => return Err(bad()),
+            (byte, tail) => {
+                bytes.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| mistake("a percent-encoded part of it is not UTF-8 text"))
+}
+
+/// The value called `text`; all are named where there is none.
+pub(crate) fn one_of<T: Copy>(
+    option: &str,
+    text: &str,
+    known: &[(&'static str, T)],
+) -> Result<T, Mistake> {
+    if let Some((_, value)) = known.iter().find(|(name, _)| *name == text) {
+        return Ok(*value);
+    }
+    let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+    let wrong = mistake(format!("unknown value of `{option}`"));
+    Err(
+        match conncheck_config::closest(text, names.iter().copied()) {
+            Some(close) => wrong.hint(format!(
+                "did you mean `{close}`? it knows {}",
+                names.join(", ")
+            )),
+            None => wrong.hint(format!("it knows {}", names.join(", "))),
+        },
+    )
 }

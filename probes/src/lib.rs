@@ -59,6 +59,8 @@ mod login;
 mod outcome;
 mod probe;
 mod scrub;
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
+mod several;
 mod site;
 #[cfg(test)]
 mod testing;

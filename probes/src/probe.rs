@@ -169,6 +169,30 @@ impl<'a> Access<'a> {
             }
         })
     }
+
+    /// The same where options of the URL name files: a mistake in what is no field of the connection
+    /// is told of its option.
+    pub fn tls_with_files(
+        &self,
+        options: &TlsOptions,
+        option_of: impl Fn(TlsPart) -> Option<&'static str>,
+    ) -> Result<Tls, Invalid> {
+        Tls::new(options).or_else(|mistake| {
+            let field = match mistake.part {
+                TlsPart::CaCert => &self.resolved.ca_cert,
+                TlsPart::ClientCert => &self.resolved.client_cert,
+                TlsPart::ClientKey => &self.resolved.client_key,
+                TlsPart::ServerName | TlsPart::System => return self.tls(options),
+            };
+            match option_of(mistake.part) {
+                Some(option) if field.is_none() => Err(Invalid {
+                    hint: mistake.hint,
+                    ..self.invalid(Field::Url, format!("`{option}`: {}", mistake.message))
+                }),
+                _ => self.tls(options),
+            }
+        })
+    }
 }
 
 /// A probe of a known type, with what every target has.

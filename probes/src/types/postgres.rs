@@ -33,12 +33,14 @@ use tokio_postgres::error::Severity;
 use tokio_postgres::tls::{ChannelBinding as BindingOf, TlsConnect, TlsStream};
 use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage};
 
-use self::dsn::{Dsn, Host, Method, Mistake, RequireAuth, RootCert, Ssl, TargetSessionAttrs};
+use self::dsn::{Dsn, Host, Method, RequireAuth, RootCert, Ssl, TargetSessionAttrs};
+use crate::address::Mistake;
 use crate::attempt::{Address, Attempt, Stream};
 use crate::cause::{Cause, find};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
-use crate::tls::{Tls, TlsMistake, TlsPart, Verify};
+use crate::several::{named, together};
+use crate::tls::{Tls, TlsPart, Verify};
 
 /// `spec.properties` of a Postgres connection.
 #[derive(Debug, Default, Deserialize)]
@@ -219,12 +221,11 @@ fn encryption(access: &Access<'_>, settings: &Settings, ssl: &Ssl) -> Result<Enc
         _ if options.ca_cert.is_some() => Verify::CaOnly,
         _ => Verify::Nothing,
     };
-    let tls = Tls::new(&options).or_else(|mistake| match option_of(&mistake, access) {
-        Some(option) => Err(Invalid {
-            hint: mistake.hint,
-            ..access.invalid(Field::Url, format!("`{option}`: {}", mistake.message))
-        }),
-        None => access.tls(&options),
+    let tls = access.tls_with_files(&options, |part| match part {
+        TlsPart::CaCert => Some("sslrootcert"),
+        TlsPart::ClientCert => Some("sslcert"),
+        TlsPart::ClientKey => Some("sslkey"),
+        TlsPart::ServerName | TlsPart::System => None,
     })?;
     let must_verify = has_ca_cert && options.verify != Verify::Nothing;
     Ok(match ssl.mode {
@@ -232,18 +233,6 @@ fn encryption(access: &Access<'_>, settings: &Settings, ssl: &Ssl) -> Result<Enc
         SslMode::Prefer if !must_verify => Encryption::IfOffered(tls),
         _ => Encryption::Always(tls),
     })
-}
-
-/// The option of the URL that a mistake stands in, if it is not a field of the connection.
-fn option_of(mistake: &TlsMistake, access: &Access<'_>) -> Option<&'static str> {
-    let given = access.resolved();
-    let (field, option) = match mistake.part {
-        TlsPart::CaCert => (&given.ca_cert, "sslrootcert"),
-        TlsPart::ClientCert => (&given.client_cert, "sslcert"),
-        TlsPart::ClientKey => (&given.client_key, "sslkey"),
-        TlsPart::ServerName | TlsPart::System => return None,
-    };
-    field.is_none().then_some(option)
 }
 
 /// What is spoken inside TLS that starts without asking.
@@ -280,7 +269,7 @@ impl Postgres {
         attempt: &mut Attempt,
         wanted: TargetSessionAttrs,
     ) -> Result<Session, Failure> {
-        let mut failures: Vec<Failure> = Vec::new();
+        let mut failures = Vec::new();
         for (index, host) in self.in_order().into_iter().enumerate() {
             let left = (self.hosts.len() - index) as u32;
             attempt.limit(
@@ -293,10 +282,10 @@ impl Postgres {
                 Ok(session) => return Ok(session),
                 Err(failure) if self.hosts.len() == 1 => return Err(failure),
                 Err(failure) => {
-                    let failure = named(host, failure);
+                    let failure = named(&written(host), failure);
                     attempt.failed_before(&failure.message);
                     let ends_it = !goes_on(&failure);
-                    failures.push(failure);
+                    failures.push((rank(&failure), failure));
                     if ends_it {
                         break;
                     }
@@ -490,47 +479,23 @@ fn more_telling(first: Failure, second: Failure) -> Failure {
     }
 }
 
-fn named(host: &Host, failure: Failure) -> Failure {
-    let name = match &host.address {
+/// As the owner wrote it: not the address that `hostaddr` gives.
+fn written(host: &Host) -> Address {
+    match &host.address {
         Address::Tcp { port, .. } => Address::Tcp {
             host: host.name.clone(),
             port: *port,
         },
         unix => unix.clone(),
-    };
-    let prefix = format!("`{name}`: ");
-    match failure.message.starts_with(&prefix) {
-        true => failure,
-        false => Failure {
-            message: format!("{prefix}{}", failure.message),
-            ..failure
-        },
     }
 }
 
-/// One failure for several hosts. The one that ended the search, a host of the wrong kind, or the
-/// first gives the reason; the message has them all.
-fn together(failures: Vec<Failure>) -> Failure {
-    let messages: Vec<_> = failures
-        .iter()
-        .map(|failure| failure.message.clone())
-        .collect();
-    let decisive = failures
-        .iter()
-        .find(|failure| !goes_on(failure))
-        .or_else(|| {
-            failures
-                .iter()
-                .find(|failure| failure.reason == Reason::Assertion)
-        })
-        .or(failures.first())
-        .cloned();
-    match decisive {
-        Some(failure) => Failure {
-            message: messages.join("; "),
-            ..failure
-        },
-        None => Cause::new(Reason::Internal, "there is no host to try").in_phase(Phase::Connect),
+/// What ended the search says most, then a host of the wrong kind.
+fn rank(failure: &Failure) -> u8 {
+    match failure.reason {
+        _ if !goes_on(failure) => 0,
+        Reason::Assertion => 1,
+        _ => 2,
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use conncheck_config::Secret;
 use tokio_postgres::config::ChannelBinding;
 
+use crate::address::{Mistake, decode, host_and_port, mistake, one_of};
 use crate::attempt::Address;
 use crate::tls::Version;
 
@@ -155,27 +156,6 @@ impl RequireAuth {
     }
 }
 
-/// What is wrong with a text. Quotes no value: any of them may be secret.
-#[derive(Debug, PartialEq)]
-pub(super) struct Mistake {
-    pub(super) message: String,
-    pub(super) hint: Option<String>,
-}
-
-fn mistake(message: impl Into<String>) -> Mistake {
-    Mistake {
-        message: message.into(),
-        hint: None,
-    }
-}
-
-impl Mistake {
-    fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-}
-
 impl Dsn {
     /// Reads either form. A later value of a parameter wins over an earlier one, as in libpq.
     pub(super) fn read(text: &str) -> Result<Self, Mistake> {
@@ -269,54 +249,6 @@ fn put(pairs: &mut Pairs, keyword: &str, value: String) {
     if !value.is_empty() {
         pairs.push((keyword.to_owned(), value));
     }
-}
-
-/// `name:port`, `[v6]:port`.
-fn host_and_port(host: &str) -> Result<(&str, &str), Mistake> {
-    let (name, port) = match host.strip_prefix('[') {
-        None => host.split_once(':').unwrap_or((host, "")),
-        Some(rest) => {
-            let (name, rest) = rest
-                .split_once(']')
-                .ok_or_else(|| mistake("an IPv6 address has no closing `]`"))?;
-            match rest.strip_prefix(':') {
-                Some(port) => (name, port),
-                None if rest.is_empty() => (name, ""),
-                None => return Err(mistake("there is something between `]` and the port")),
-            }
-        }
-    };
-    match port.contains(':') {
-        true => Err(mistake("a host has too many `:`")
-            .hint("an IPv6 address stands in brackets: `postgres://[::1]:5432/`")),
-        false => Ok((name, port)),
-    }
-}
-
-/// `%41` is `A`, and `+` is `+`.
-fn decode(text: &str) -> Result<String, Mistake> {
-    let bad = || {
-        mistake("a `%` is not followed by two hexadecimal digits")
-            .hint("a `%` itself is written `%25`")
-    };
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        match (first, tail) {
-            (b'%', [high, low, tail @ ..]) => {
-                let digit = |byte: &u8| char::from(*byte).to_digit(16);
-                let (high, low) = digit(high).zip(digit(low)).ok_or_else(bad)?;
-                bytes.push((high * 16 + low) as u8);
-                rest = tail;
-            }
-            (b'%', _) => return Err(bad()),
-            (byte, tail) => {
-                bytes.push(*byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| mistake("a percent-encoded part of it is not UTF-8 text"))
 }
 
 /// `host=localhost password='with \' and space'`
@@ -689,24 +621,6 @@ fn integer(keyword: &str, text: &str) -> Result<i64, Mistake> {
         .parse::<i32>()
         .map(i64::from)
         .map_err(|_| mistake(format!("`{keyword}` is not a whole number")))
-}
-
-/// The value called `text`; all are named where there is none.
-fn one_of<T: Copy>(keyword: &str, text: &str, known: &[(&'static str, T)]) -> Result<T, Mistake> {
-    if let Some((_, value)) = known.iter().find(|(name, _)| *name == text) {
-        return Ok(*value);
-    }
-    let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-    let wrong = mistake(format!("unknown value of `{keyword}`"));
-    Err(
-        match conncheck_config::closest(text, names.iter().copied()) {
-            Some(close) => wrong.hint(format!(
-                "did you mean `{close}`? it knows {}",
-                names.join(", ")
-            )),
-            None => wrong.hint(format!("it knows {}", names.join(", "))),
-        },
-    )
 }
 
 /// A version of TLS: `Some(None)` is one that is older than what we speak.
