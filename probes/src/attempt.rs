@@ -297,6 +297,20 @@ impl Attempt {
         Ok(Stream::new(stream))
     }
 
+    /// The hosts and ports that the SRV records of `name` lead to, best first. Never empty.
+    pub async fn services(&mut self, name: &str) -> Result<Vec<(String, u16)>, Failure> {
+        let resolver = self.env.resolver.clone();
+        let services = async move { resolver.services(name).await };
+        self.phase(Phase::Resolve, services).await
+    }
+
+    /// The TXT records of `name`; a name that has none is as good.
+    pub async fn texts(&mut self, name: &str) -> Result<Vec<String>, Failure> {
+        let resolver = self.env.resolver.clone();
+        let texts = async move { resolver.texts(name).await };
+        self.phase(Phase::Resolve, texts).await
+    }
+
     /// Shakes hands over `stream`. The chain is recorded, whatever comes of it.
     pub async fn tls(
         &mut self,

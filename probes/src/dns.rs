@@ -16,6 +16,7 @@ use hickory_resolver::config::{
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::{Resolver as Hickory, TokioResolver};
 use tokio::sync::Semaphore;
 
@@ -100,7 +101,7 @@ impl Resolver {
         let addresses = match self {
             Self::Own(resolver) => match resolver.lookup_ip(host).await {
                 Ok(found) => found.iter().collect(),
-                Err(error) => return Err(cause_of(host, &error)),
+                Err(error) => return Err(cause_of(host, ADDRESS, &error)),
             },
             Self::System(permits) => {
                 let _permit = permits.acquire().await;
@@ -122,8 +123,67 @@ impl Resolver {
         };
         let addresses = in_order(addresses, has_route);
         match addresses.is_empty() {
-            true => Err(no_address(host)),
+            true => Err(no_data(host, ADDRESS)),
             false => Ok(addresses),
+        }
+    }
+
+    /// The hosts and ports that the SRV records of `name` lead to, best first. Never empty.
+    pub(crate) async fn services(&self, name: &str) -> Result<Vec<(String, u16)>, Cause> {
+        let found = self.records(name, RecordType::SRV).await?;
+        let mut services: Vec<_> = found
+            .iter()
+            .filter_map(|record| match record {
+                RData::SRV(srv) => Some((srv.priority, srv)),
+                _ => None,
+            })
+            .collect();
+        services.sort_by_key(|(priority, _)| *priority);
+        let services: Vec<_> = services
+            .into_iter()
+            .map(|(_, srv)| (plain(&srv.target.to_utf8()), srv.port))
+            .collect();
+        match services.is_empty() {
+            true => Err(no_data(name, "SRV record")),
+            false => Ok(services),
+        }
+    }
+
+    /// The TXT records of `name`, each in one piece; a name that has none is as good.
+    pub(crate) async fn texts(&self, name: &str) -> Result<Vec<String>, Cause> {
+        match self.records(name, RecordType::TXT).await {
+            Ok(found) => Ok(found
+                .iter()
+                .filter_map(|record| match record {
+                    RData::TXT(text) => {
+                        Some(String::from_utf8_lossy(&text.txt_data.concat()).into_owned())
+                    }
+                    _ => None,
+                })
+                .collect()),
+            Err(cause) if matches!(cause.code.as_deref(), Some("NODATA" | "NXDOMAIN")) => {
+                Ok(Vec::new())
+            }
+            Err(cause) => Err(cause),
+        }
+    }
+
+    async fn records(&self, name: &str, record_type: RecordType) -> Result<Vec<RData>, Cause> {
+        let Self::Own(resolver) = self else {
+            return Err(Cause::new(
+                Reason::Dns,
+                format!("the system's resolver cannot be asked for {record_type} records"),
+            )
+            .hint("use `--resolver auto` or `--resolver IP:PORT`, or name the hosts themselves"));
+        };
+        // Absolute: no search domain of this machine is tried behind it.
+        match resolver.lookup(format!("{name}."), record_type).await {
+            Ok(found) => Ok(found
+                .answers()
+                .iter()
+                .map(|record| record.data.clone())
+                .collect()),
+            Err(error) => Err(cause_of(name, &format!("{record_type} record"), &error)),
         }
     }
 }
@@ -148,16 +208,21 @@ fn without_cache(options: &mut ResolverOpts) {
     options.cache_size = 0;
 }
 
-fn no_address(host: &str) -> Cause {
-    Cause::new(
-        Reason::Dns,
-        format!("`{host}` has no address (no A or AAAA record)"),
-    )
-    .code("NODATA")
-    .hint("the name exists and has no address: is it the right record?")
+/// What is asked for where a host is to be reached.
+const ADDRESS: &str = "address (no A or AAAA record)";
+
+fn no_data(name: &str, wanted: &str) -> Cause {
+    Cause::new(Reason::Dns, format!("`{name}` has no {wanted}"))
+        .code("NODATA")
+        .hint("the name exists, and has nothing of this kind: is it the right name?")
 }
 
-fn cause_of(host: &str, error: &NetError) -> Cause {
+/// A name without its dot at the end, in lower case.
+fn plain(name: &str) -> String {
+    name.trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn cause_of(host: &str, wanted: &str, error: &NetError) -> Cause {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
             ResponseCode::NXDomain => {
@@ -167,7 +232,7 @@ fn cause_of(host: &str, error: &NetError) -> Cause {
                         "check the spelling, and whether this machine asks the right name servers",
                     )
             }
-            ResponseCode::NoError => no_address(host),
+            ResponseCode::NoError => no_data(host, wanted),
             code => refused(host, code),
         },
         NetError::Dns(DnsError::ResponseCode(code)) => refused(host, *code),

@@ -94,6 +94,8 @@ macro_rules! types {
 
 // Not by the macro: rustfmt finds only what is declared plainly.
 mod http;
+#[cfg(feature = "mongodb")]
+mod mongodb;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod prometheus;
@@ -103,6 +105,8 @@ mod webhook;
 
 types! {
     http => Http, "http", ["https"], ["http", "https"];
+
+    mongodb "mongodb" => MongoDb, "mongodb", ["mongo"], ["mongodb", "mongodb+srv"];
 
     postgres "postgres" => Postgres, "postgres", ["postgresql"], ["postgres", "postgresql"];
 

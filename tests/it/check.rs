@@ -7,7 +7,8 @@ use conncheck_config::{
     Connection, Documents, Found, Loader, Lookup, NotFound, RefKind, Secret, Trust,
 };
 use conncheck_probes::{Deadline, Env, Files, Outcome, Probe, ResolverChoice, types};
-use serde_json::Value;
+use conncheck_rig::{Certified, Rig};
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::program::document;
@@ -146,6 +147,39 @@ pub(crate) fn assert_down(outcome: &Outcome, reason: &str, phase: &str, code: &s
     );
     assert_eq!(got, (reason, phase, code), "{outcome:#?}");
     assert!(!failure.message.is_empty());
+}
+
+/// Expects the server's certificate to be refused, and yet to be recorded.
+#[track_caller]
+pub(crate) fn refuses(certificate: &Certified, spec: Value, reason: &str) {
+    let outcome = down(spec, reason, "tls", "");
+    let tls = outcome.tls.expect("recorded before it was judged");
+    assert!(!tls.verified);
+    assert_eq!(
+        tls.earliest_expiry.map(|time| time.as_second()),
+        Some(certificate.not_after)
+    );
+}
+
+/// A server that wants a certificate of ours: none, those that it does not trust, and the right one.
+pub(crate) fn client_certificates(spec: &Value) {
+    let pki = Rig::shared().pki();
+    let with_client = |client: &Certified| {
+        let client = json!({"clientCert": client.cert_pem, "clientKey": client.key_pem});
+        with(spec.clone(), client)
+    };
+    down(spec.clone(), "tls_other", "tls", "certificate_required");
+    for (client, alert) in [
+        (&pki.client_unknown_ca, "unknown_ca"),
+        (&pki.client_expired, "certificate_expired"),
+    ] {
+        down(with_client(client), "tls_other", "tls", alert);
+    }
+    let outcome = up(with_client(&pki.client));
+    assert_eq!(
+        outcome.credential_expiry.map(|time| time.as_second()),
+        Some(pki.client.not_after)
+    );
 }
 
 /// A `spec` with more in it.

@@ -43,6 +43,15 @@ pub(crate) const TALKS: &[Talk] = &[
         ),
     },
     Talk {
+        type_name: "mongodb",
+        spec: |at| json!({"type": "mongodb", "url": format!("mongodb://probe:secret@{at}/app")}),
+        spec_with_tls: |at| json!({"type": "mongodb", "url": format!("mongodb://probe:secret@{at}/app?tls=true")}),
+        before_tls: Vec::new,
+        greeting: None,
+        first: "auth",
+        reply: (MONGODB_HELLO, "auth"),
+    },
+    Talk {
         type_name: "postgres",
         spec: |at| json!({"type": "postgres", "url": format!("postgres://probe:secret@{at}/app")}),
         spec_with_tls: |at| {
@@ -86,6 +95,9 @@ pub(crate) const TALKS: &[Talk] = &[
         reply: (b"HTTP/1.1 200 OK\r\nContent-", "request"),
     },
 ];
+
+/// The answer to the first message: `{ok: 1.0, maxWireVersion: 21}`, a standalone server.
+const MONGODB_HELLO: &[u8] = b"\x3a\0\0\0\x01\0\0\0\x01\0\0\0\xdd\x07\0\0\0\0\0\0\0\x25\0\0\0\x01ok\0\0\0\0\0\0\0\xf0\x3f\x10maxWireVersion\0\x15\0\0\0\0";
 
 type Fault = (&'static str, fn(&Talk));
 

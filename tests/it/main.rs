@@ -21,6 +21,7 @@ mod docs;
 mod faults;
 mod http;
 mod leaks;
+mod mongodb;
 mod postgres;
 mod program;
 mod prometheus;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         faults::trials(),
         http::trials(),
         leaks::trials(),
+        mongodb::trials(),
         postgres::trials(),
         prometheus::trials(),
         redaction::trials(),

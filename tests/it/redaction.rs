@@ -7,7 +7,8 @@
 use conncheck_probes::types;
 use conncheck_rig::faults::{self, Peer, Step};
 use conncheck_rig::http::{HttpPeer, response};
-use conncheck_rig::{Rig, need};
+use conncheck_rig::mongodb::{self, MongoPeer, doc};
+use conncheck_rig::{Rig, SecantusKind, need};
 use serde_json::{Value, json};
 
 use crate::check::with;
@@ -55,6 +56,13 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "postgres", "url": format!("postgres://probe@{at}/app"), "password": MARKER}),
         json!({"type": "postgres", "url": format!("postgres://{at}/app"), "secretRef": {"name": "whole"}}),
         json!({"type": "postgres", "url": format!("postgres://probe@{at}/app"), "secretRef": {"name": "single", "key": "password"}}),
+        json!({"type": "mongodb", "url": format!("mongodb://{encoded}:{encoded}@{at}/app")}),
+        json!({"type": "mongodb", "url": format!("mongodb://{encoded}:{encoded}@{at}/app?authMechanism=PLAIN&tls=true")}),
+        json!({"type": "mongodb", "url": format!("mongodb://probe@{at},{at}/?authMechanism=SCRAM-SHA-1"), "password": MARKER}),
+        json!({"type": "mongodb", "url": format!("mongodb://{at}/"), "secretRef": {"name": "whole"}}),
+        json!({"type": "mongodb", "url": format!("mongodb://$(username):$(password)@{at}/"), "secretRef": {"name": "whole"}}),
+        json!({"type": "mongodb", "url": format!("mongodb://probe@{at}/"), "secretRef": {"name": "single", "key": "password"}}),
+        json!({"type": "mongodb", "url": format!("mongodb+srv://{encoded}:{encoded}@cluster.conncheck.invalid/app")}),
         json!({"type": "http", "url": format!("http://M4RK3R-user:{encoded}@{at}/")}),
         json!({"type": "http", "url": format!("http://{at}/hook/{encoded}?token={encoded}")}),
         json!({"type": "http", "url": format!("http://{at}/"), "username": "probe", "password": MARKER}),
@@ -136,6 +144,21 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         )
     })
     .unwrap();
+    let mongodb_echo = MongoPeer::start(|command| {
+        let text = match command.get_binary_generic("payload") {
+            Ok(payload) => String::from_utf8_lossy(payload).into_owned(),
+            Err(_) => command.to_string(),
+        };
+        let mechanisms = ["SCRAM-SHA-256"];
+        Some(match mongodb::name(command) {
+            "hello" => {
+                doc! { "ok": 1.0, "maxWireVersion": 21, "setName": &text, "saslSupportedMechs": mechanisms }
+            }
+            _ => doc! { "ok": 0.0, "code": 18, "codeName": &text, "errmsg": &text },
+        })
+    })
+    .unwrap();
+    let mongodb = need!(Rig::shared().get(SecantusKind::Main));
     let postgres = need!(Rig::shared().postgres());
     let redis = need!(Rig::shared().redis());
     let nginx = need!(Rig::shared().nginx());
@@ -145,6 +168,8 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         nonsense.addr().to_string(),
         echo.addr().to_string(),
         http_echo.addr().to_string(),
+        mongodb_echo.addr().to_string(),
+        format!("127.0.0.1:{}", mongodb.port()),
         format!("127.0.0.1:{}", postgres.port()),
         format!("127.0.0.1:{}", redis.port()),
         format!("127.0.0.1:{}", nginx.http),
@@ -233,6 +258,18 @@ fn mistakes_are_told_without_the_value() {
         json!({"type": "postgres", "url": format!("host=127.0.0.1 password='{MARKER}")}),
         json!({"type": "postgres", "url": format!("host=127.0.0.1 sslmode={encoded}")}),
         json!({"type": "postgres", "url": format!("postgres://a:{encoded}@127.0.0.1:port/app")}),
+        json!({"type": "mongodb", "url": format!("mongodb://a:{MARKER}@127.0.0.1/app")}),
+        json!({"type": "mongodb", "url": format!("mongodb://a:1/{MARKER}@127.0.0.1/app")}),
+        json!({"type": "mongodb", "url": format!("mongodb://a:{encoded}@127.0.0.1:port/app")}),
+        json!({"type": "mongodb", "url": format!("mongodb://a:b@127.0.0.1/?authMechanism={encoded}")}),
+        json!({"type": "mongodb", "url": format!("mongodb://a:b@127.0.0.1/?authMechanismProperties={encoded}")}),
+        json!({"type": "mongodb", "url": format!("mongodb://a:b@127.0.0.1/?tls=true&tlsCertificateKeyFilePassword={encoded}")}),
+        json!({"type": "mongodb", "url": format!("mongodb://127.0.0.1/?readPreference={encoded}")}),
+        json!({"type": "mongodb", "url": format!("mongodb://127.0.0.1/?connectTimeoutMS={encoded}")}),
+        json!({"type": "mongodb", "url": format!("mongodb://127.0.0.1/{encoded}")}),
+        json!({"type": "mongodb", "url": "mongodb://127.0.0.1/", "password": MARKER}),
+        json!({"type": "mongodb", "url": "mongodb://127.0.0.1/", "properties": {"readPreference": MARKER}}),
+        json!({"type": "mongodb", "url": "mongodb://127.0.0.1/", "properties": {"database": MARKER}}),
         with(spec.clone(), json!({"username": {"M4RK3R": MARKER}})),
         with(spec.clone(), json!({"password": [MARKER]})),
         with(spec.clone(), json!({"password": {"value": [MARKER]}})),

@@ -3,7 +3,9 @@
 use conncheck_rig::{PASSWORD, RedisKind, Rig, need};
 use serde_json::json;
 
-use crate::check::{SHORT, assert_down, attempt_within, down, phases, up, with};
+use crate::check::{
+    SHORT, assert_down, attempt_within, client_certificates, down, phases, refuses, up, with,
+};
 
 crate::trials![
     logs_in_as_an_acl_user_and_with_the_password_alone,
@@ -130,13 +132,7 @@ fn every_fault_of_a_certificate() {
         let redis = need!(Rig::shared().get(kind));
         let spec =
             json!({"type": "redis", "url": redis.tls_url("probe"), "caCert": pki.ca.cert_pem});
-        let outcome = down(spec, reason, "tls", "");
-        let tls = outcome.tls.expect("recorded before it was judged");
-        assert!(!tls.verified);
-        assert_eq!(
-            tls.earliest_expiry.map(|time| time.as_second()),
-            Some(certificate.not_after)
-        );
+        refuses(certificate, spec, reason);
     }
     let redis = need!(Rig::shared().get(RedisKind::WrongName));
     up(json!({
@@ -148,30 +144,8 @@ fn every_fault_of_a_certificate() {
 fn client_certificates_missing_wrong_and_right() {
     let redis = need!(Rig::shared().get(RedisKind::MutualTls));
     let pki = Rig::shared().pki();
-    let spec = json!({"type": "redis", "url": redis.tls_url("probe"), "caCert": pki.ca.cert_pem});
-    let with_client = |client: &conncheck_rig::Certified| {
-        with(
-            spec.clone(),
-            json!({"clientCert": client.cert_pem, "clientKey": client.key_pem}),
-        )
-    };
-    down(spec.clone(), "tls_other", "tls", "certificate_required");
-    down(
-        with_client(&pki.client_unknown_ca),
-        "tls_other",
-        "tls",
-        "unknown_ca",
-    );
-    down(
-        with_client(&pki.client_expired),
-        "tls_other",
-        "tls",
-        "certificate_expired",
-    );
-    let outcome = up(with_client(&pki.client));
-    assert_eq!(
-        outcome.credential_expiry.map(|time| time.as_second()),
-        Some(pki.client.not_after)
+    client_certificates(
+        &json!({"type": "redis", "url": redis.tls_url("probe"), "caCert": pki.ca.cert_pem}),
     );
 }
 

@@ -16,7 +16,7 @@ use hickory_proto::{
     op::{Message, Metadata, ResponseCode},
     rr::{
         Name, RData, Record, RecordType,
-        rdata::{A, AAAA, CNAME},
+        rdata::{A, AAAA, CNAME, SRV, TXT},
     },
 };
 
@@ -32,6 +32,10 @@ pub enum Answer {
     Addresses(Vec<IpAddr>),
     /// An alias; the target's own answer follows it.
     Alias(String),
+    /// SRV records: these hosts and ports.
+    Services(Vec<(String, u16)>),
+    /// TXT records, each of these pieces.
+    Texts(Vec<Vec<String>>),
     /// NXDOMAIN. Also what names get that nobody has told it of.
     NoSuchName,
     /// The name exists and has no address.
@@ -234,6 +238,20 @@ fn reply(question: &[u8], over_tcp: bool, shared: &Shared) -> Option<(Vec<u8>, D
                 _ => message.metadata.response_code = ResponseCode::NXDomain,
             }
         }
+        Answer::Services(services) if record_type == RecordType::SRV => {
+            for (target, port) in services {
+                let target = Name::from_utf8(&target).ok()?;
+                let data = RData::SRV(SRV::new(0, 0, port, target));
+                message.add_answer(Record::from_rdata(owner.clone(), TTL, data));
+            }
+        }
+        Answer::Texts(texts) if record_type == RecordType::TXT => {
+            for pieces in texts {
+                let data = RData::TXT(TXT::new(pieces));
+                message.add_answer(Record::from_rdata(owner.clone(), TTL, data));
+            }
+        }
+        Answer::Services(_) | Answer::Texts(_) => {}
         Answer::NoSuchName => message.metadata.response_code = ResponseCode::NXDomain,
         Answer::NoData => {}
         Answer::ServerFailure => message.metadata.response_code = ResponseCode::ServFail,

@@ -22,6 +22,7 @@ mod error;
 pub mod faults;
 pub mod http;
 pub mod install;
+pub mod mongodb;
 pub mod nginx;
 pub mod pki;
 pub mod plugins;
@@ -32,6 +33,7 @@ pub mod prometheus;
 pub mod python;
 pub mod redis;
 mod rig;
+pub mod secantus;
 mod shared;
 mod user;
 
@@ -40,6 +42,7 @@ pub use crate::{
     error::{Error, Result},
     faults::{BlackHole, Peer, Step},
     http::{HttpPeer, TokenServer},
+    mongodb::MongoPeer,
     nginx::{Nginx, NginxKind},
     pki::{Certified, Pki},
     postgres::{Postgres, PostgresKind},
@@ -47,6 +50,7 @@ pub use crate::{
     prometheus::{Prometheus, PrometheusKind},
     redis::{Redis, RedisKind},
     rig::{Kind, REQUIRE_SERVERS, Rig, Server, Skipped},
+    secantus::{Secantus, SecantusKind},
 };
 
 /// Of every user on every server here.

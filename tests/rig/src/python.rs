@@ -7,7 +7,8 @@ use crate::{
     install,
 };
 
-/// Who judges our exposition, and the server that speaks MongoDB's wire protocol.
+/// Who judges our exposition, and the server that speaks MongoDB's wire protocol; it brings MongoDB's own
+/// driver along (`pymongo`), by which it is told what to do.
 const PACKAGES: &[&str] = &["prometheus_client==0.26.0", "SecantusDB==0.7.0b3"];
 
 /// Makes the venv, unless it is there with all that is wanted. Says whether it had to.

@@ -10,6 +10,7 @@ use conncheck_rig::{
     Answer, BlackHole, DnsServer, HttpPeer, Peer, Step, TokenServer,
     faults::{refused, refused_on},
     http::response,
+    mongodb::{Document, MongoPeer, doc, name},
 };
 use hickory_proto::{
     op::{Message, Query, ResponseCode},
@@ -172,6 +173,36 @@ fn an_http_peer_says_what_it_is_told() {
 }
 
 #[test]
+fn a_mongodb_peer_answers_as_told_and_remembers() {
+    let peer = MongoPeer::greets(doc! { "ok": 1.0, "setName": "rs0" }).expect("a peer");
+    let mut stream = connect(peer.addr());
+    let ask = |stream: &mut TcpStream, command: &Document| -> Document {
+        let body = command.to_vec().expect("a document");
+        let mut message = Vec::new();
+        for number in [21 + body.len() as i32, 7, 0, 2013, 0] {
+            message.extend(number.to_le_bytes());
+        }
+        message.push(0);
+        message.extend(body);
+        stream.write_all(&message).expect("it listens");
+        let mut head = [0; 21];
+        stream.read_exact(&mut head).expect("an answer");
+        assert_eq!(head[8..12], 7_i32.to_le_bytes(), "to this question");
+        Document::from_reader(stream).expect("a document")
+    };
+    let hello = ask(&mut stream, &doc! { "hello": 1, "$db": "admin" });
+    assert_eq!(hello, doc! { "ok": 1.0, "setName": "rs0" });
+    assert_eq!(ask(&mut stream, &doc! { "ping": 1 }), doc! { "ok": 1.0 });
+    let heard = peer.heard();
+    assert_eq!(
+        heard.iter().map(name).collect::<Vec<_>>(),
+        ["hello", "ping"]
+    );
+    drop(stream);
+    assert!(peer.everybody_left(SOON));
+}
+
+#[test]
 fn tokens_are_for_those_who_know_the_secret() {
     let server = TokenServer::start().expect("a server");
     let ask = |headers: &str, body: &str| {
@@ -238,6 +269,14 @@ fn the_name_server_answers_as_told() {
             "slow.test",
             Answer::After(Duration::from_millis(100), Box::new(Answer::address(v4))),
         );
+    server.set(
+        "_db._tcp.test",
+        Answer::Services(vec![("a.test".into(), 1), ("b.test".into(), 2)]),
+    );
+    server.set(
+        "said.test",
+        Answer::Texts(vec![vec!["a".into(), "b".into()]]),
+    );
     let ask = |name, kind| ask_udp(server.addr(), name, kind).expect("an answer");
     let ips = |message: &Message| -> Vec<IpAddr> {
         message
@@ -287,6 +326,16 @@ fn the_name_server_answers_as_told() {
             .iter()
             .any(|question| question.over_tcp && question.name == "long.test")
     );
+    let services = ask("_db._tcp.test.", RecordType::SRV);
+    let services: Vec<_> = services
+        .answers
+        .iter()
+        .map(|record| record.data.to_string())
+        .collect();
+    assert_eq!(services, ["0 0 1 a.test.", "0 0 2 b.test."]);
+    let texts = ask("said.test.", RecordType::TXT);
+    assert_eq!(texts.answers[0].data.to_string(), "ab");
+    assert!(ask("said.test.", RecordType::A).answers.is_empty());
 }
 
 fn connect(addr: SocketAddr) -> TcpStream {

@@ -12,8 +12,9 @@ use std::{
 
 use conncheck_rig::{
     Nginx, NginxKind, PASSWORD, Pki, Postgres, PostgresKind, Process, Prometheus, PrometheusKind,
-    Redis, RedisKind, Rig, need, plugins, prometheus,
+    Redis, RedisKind, Rig, SecantusKind, need, plugins, prometheus,
 };
+use serde_json::json;
 
 #[test]
 fn postgres_has_its_roles_and_its_databases() {
@@ -177,6 +178,46 @@ fn every_kind_of_prometheus_starts() {
     ] {
         let reply = get(nginx.http, &format!("{path}{query}"), headers);
         assert!(reply.contains(part), "{path}: {reply}");
+    }
+}
+
+#[test]
+fn secantus_has_its_users_and_tells_who_came() {
+    let secantus = need!(Rig::shared().get(SecantusKind::Main));
+    let reply = secantus
+        .command("usersInfo", 1, json!({}))
+        .expect("`probe` may ask");
+    let users = reply["users"].to_string();
+    for user in ["probe", "legacy", "prepared"] {
+        assert!(users.contains(&format!("\"{user}\"")), "{users}");
+    }
+    secantus
+        .command("nothing", 1, json!({}))
+        .expect_err("there is no such command");
+    let log = secantus.log();
+    assert!(log.contains(" connected from"), "{log}");
+}
+
+#[test]
+fn every_kind_of_secantus_starts() {
+    let rig = Rig::shared();
+    for kind in [
+        SecantusKind::Open,
+        SecantusKind::Tls,
+        SecantusKind::Intermediate,
+        SecantusKind::Expired,
+        SecantusKind::NotYetValid,
+        SecantusKind::WrongName,
+        SecantusKind::UnknownCa,
+        SecantusKind::SelfSigned,
+        SecantusKind::MutualTls,
+    ] {
+        let secantus = need!(rig.get(kind));
+        assert!(secantus.process().is_running(), "{kind:?}");
+        assert_eq!(
+            secantus.bare_url().contains("tls=true"),
+            kind != SecantusKind::Open
+        );
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use conncheck_rig::{
-    BlackHole, Error, PASSWORD, Postgres, PrometheusKind, Result, Rig, TokenServer,
+    BlackHole, Error, PASSWORD, Postgres, PrometheusKind, Result, Rig, SecantusKind, TokenServer,
     faults::{Refused, refused_on},
     ports,
     process::Spec,
@@ -53,11 +53,13 @@ const fn down(
 const EXPECTED: &[Expected] = &[
     up("orders-db"),
     up("session-cache"),
+    up("customer-profiles"),
     up("catalog-api"),
     up("payment-gateway"),
     up("deploy-hook"),
     up("metrics"),
     down("billing-db", "auth", Some("auth"), Some("28P01")),
+    down("recommendations", "auth", Some("auth"), Some("18")),
     down("reporting-db", "connect_refused", Some("connect"), None),
     down("warehouse-db", "timeout", Some("connect"), None),
     down("archive-db", "secret", None, None),
@@ -74,7 +76,9 @@ const EXPECTED: &[Expected] = &[
 /// Builds conncheck, and then shows it.
 pub fn run(until: Until) -> Result<()> {
     install::servers()?;
-    println!("building conncheck and starting PostgreSQL, Redis, nginx and Prometheus …");
+    println!(
+        "building conncheck and starting PostgreSQL, Redis, nginx, Prometheus and SecantusDB …"
+    );
     // Side by side: one waits for the compiler, the other for the servers.
     let (conncheck, stage) = thread::scope(|scope| {
         let conncheck = scope.spawn(cargo::conncheck);
@@ -106,7 +110,14 @@ struct Stage {
 impl Stage {
     fn set() -> Result<Stage> {
         let rig = Rig::shared();
-        rig.start_all()?;
+        thread::scope(|scope| {
+            let secantus = scope.spawn(|| rig.get(SecantusKind::Tls).map(drop));
+            rig.start_all()?;
+            secantus
+                .join()
+                .unwrap_or_else(|_| panic!("starting SecantusDB panicked"))
+                .map_err(Error::from)
+        })?;
         let black_hole = BlackHole::start()?;
         let stopped = stopped_postgres(rig)?;
         let connections = rig.dir().join("connections");
@@ -206,6 +217,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
     let (postgres, redis, nginx) = (rig.postgres()?, rig.redis()?, rig.nginx()?);
     let prometheus = rig.get(PrometheusKind::Main)?;
     let prometheus_tls = rig.get(PrometheusKind::Secured)?;
+    let secantus = rig.get(SecantusKind::Tls)?;
     let authority: Vec<String> = rig
         .pki()
         .ca
@@ -218,6 +230,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@postgres@", postgres.port()),
         ("@redis@", redis.port()),
         ("@rediss@", redis.tls_port()),
+        ("@mongodb@", secantus.port()),
         ("@http@", nginx.http),
         ("@https@", nginx.https),
         ("@expired@", nginx.expired),
