@@ -24,6 +24,8 @@ pub(crate) struct Location {
     pub(crate) port: Option<u16>,
     /// Decoded, with its leading slash.
     pub(crate) path: String,
+    /// As it was written, where a slash may be part of a name (`/%2f`).
+    pub(crate) raw_path: String,
     /// Decoded, in order.
     pub(crate) query: Vec<(String, String)>,
 }
@@ -62,6 +64,7 @@ impl Location {
             },
             port: url.port(),
             path: decode(url.path())?,
+            raw_path: url.path().to_owned(),
             query: url
                 .query_pairs()
                 .map(|(key, value)| (key.into_owned(), value.into_owned()))

@@ -97,7 +97,7 @@ pub(crate) enum Script {
     Answer(Vec<u8>),
     /// Reads a request, says this, and waits for the other side to hang up.
     Hold(Vec<u8>),
-    /// Says this at once, and waits for the other side to hang up.
+    /// Says this at once, and listens until the other side hangs up.
     First(Vec<u8>),
 }
 
@@ -211,20 +211,25 @@ async fn play(
     } else if let Some(request) = request(&mut stream).await {
         heard.lock().unwrap().push(request);
     }
-    match script {
+    match &script {
         Script::Answer(text) => {
-            let _ = stream.write_all(&text).await;
+            let _ = stream.write_all(text).await;
             let _ = stream.shutdown().await;
         }
         Script::Hold(text) => {
-            let _ = stream.write_all(&text).await;
+            let _ = stream.write_all(text).await;
             let _ = stream.flush().await;
         }
         Script::First(_) => {}
     }
     // An end without TLS' own goodbye is an error here, and not counted.
     let mut rest = Vec::new();
-    if stream.read_to_end(&mut rest).await.is_ok() {
+    let left = stream.read_to_end(&mut rest).await.is_ok();
+    if let Script::First(_) = &script {
+        let said = String::from_utf8_lossy(&rest).into_owned();
+        heard.lock().unwrap().push(said);
+    }
+    if left {
         *closed.lock().unwrap() += 1;
     }
 }

@@ -93,6 +93,8 @@ macro_rules! types {
 }
 
 // Not by the macro: rustfmt finds only what is declared plainly.
+#[cfg(feature = "amqp")]
+mod amqp;
 mod http;
 #[cfg(feature = "mongodb")]
 mod mongodb;
@@ -104,6 +106,8 @@ mod redis;
 mod webhook;
 
 types! {
+    amqp "amqp" => Amqp, "amqp", ["rabbitmq"], ["amqp", "amqps"];
+
     http => Http, "http", ["https"], ["http", "https"];
 
     mongodb "mongodb" => MongoDb, "mongodb", ["mongo"], ["mongodb", "mongodb+srv"];

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use conncheck_probes::types;
 use conncheck_rig::faults::{self, Peer};
 use conncheck_rig::{Rig, need};
 use serde_json::{Value, json};
@@ -555,5 +556,7 @@ fn every_mistake_that_a_type_sees_has_its_message() {
         messages += &said.collect::<Vec<_>>().join("\n");
         messages += "\n\n";
     }
-    insta::assert_snapshot!(messages);
+    // Which types there are is no part of a message's wording.
+    let all: Vec<_> = types::all().iter().map(|info| info.name).collect();
+    insta::assert_snapshot!(messages.replace(&all.join(", "), "<all of them>"));
 }

@@ -77,10 +77,11 @@ fn every_metric_is_in_the_readme_and_none_is_invented() {
     for prefix in ["probe_", "connection_", "conncheck_"] {
         told.extend(words(&readme, prefix, is_part));
     }
-    // A label, and the crates.
+    // Labels, an option of a URL, and the crates.
     for other in [
         "connection_namespace",
         "connection_type",
+        "connection_timeout",
         "conncheck_probes",
     ] {
         told.remove(other);

@@ -31,6 +31,19 @@ pub(crate) struct Talk {
 
 pub(crate) const TALKS: &[Talk] = &[
     Talk {
+        type_name: "amqp",
+        spec: |at| json!({"type": "amqp", "url": format!("amqp://probe:secret@{at}")}),
+        spec_with_tls: |at| json!({"type": "amqp", "url": format!("amqps://probe:secret@{at}")}),
+        before_tls: Vec::new,
+        greeting: None,
+        first: "auth",
+        // `connection.start`: version 0-9, no properties, `PLAIN`, `en_US`.
+        reply: (
+            b"\x01\0\0\0\0\0\x1c\0\x0a\0\x0a\0\x09\0\0\0\0\0\0\0\x05PLAIN\0\0\0\x05en_US\xce",
+            "auth",
+        ),
+    },
+    Talk {
         type_name: "http",
         spec: |at| json!({"type": "http", "url": format!("http://{at}/health")}),
         spec_with_tls: |at| json!({"type": "http", "url": format!("https://{at}/health")}),

@@ -13,6 +13,7 @@
     reason = "a test panics, and its clock is a real one"
 )]
 
+mod amqp;
 mod check;
 mod cli;
 mod daemon;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::from_args();
     let trials: Vec<Trial> = [
+        amqp::trials(),
         cli::trials(),
         daemon::trials(),
         dns::trials(),

@@ -44,6 +44,11 @@ fn assert_clean(what: &str, said: &str) {
 fn definitions(at: &str) -> Vec<Value> {
     let encoded = encoded();
     let specs = vec![
+        json!({"type": "amqp", "url": format!("amqp://{encoded}:{encoded}@{at}/%2f")}),
+        json!({"type": "amqp", "url": format!("amqp://{encoded}:{encoded}@{at}?auth_mechanism=amqplain")}),
+        json!({"type": "amqp", "url": format!("amqps://{at}?verify=verify_none"), "username": "probe", "password": MARKER}),
+        json!({"type": "amqp", "url": format!("amqp://$(username):$(password)@{at}"), "secretRef": {"name": "whole"}}),
+        json!({"type": "amqp", "url": format!("amqp://probe@{at}"), "secretRef": {"name": "single", "key": "password"}}),
         json!({"type": "redis", "url": format!("redis://{encoded}:{encoded}@{at}")}),
         json!({"type": "redis", "url": format!("redis://{at}?pass={encoded}&user={encoded}")}),
         json!({"type": "redis", "url": format!("redis://{at}"), "username": "probe", "password": MARKER}),
@@ -160,6 +165,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
     .unwrap();
     let mongodb = need!(Rig::shared().get(SecantusKind::Main));
     let postgres = need!(Rig::shared().postgres());
+    let rabbitmq = need!(Rig::shared().rabbitmq());
     let redis = need!(Rig::shared().redis());
     let nginx = need!(Rig::shared().nginx());
     for at in [
@@ -171,6 +177,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         mongodb_echo.addr().to_string(),
         format!("127.0.0.1:{}", mongodb.port()),
         format!("127.0.0.1:{}", postgres.port()),
+        format!("127.0.0.1:{}", rabbitmq.port()),
         format!("127.0.0.1:{}", redis.port()),
         format!("127.0.0.1:{}", nginx.http),
         format!("127.0.0.1:{}", nginx.https),
@@ -247,6 +254,15 @@ fn mistakes_are_told_without_the_value() {
     let webhook = json!({"type": "webhook", "url": "http://127.0.0.1:1/hook"});
     let encoded = encoded();
     let specs = vec![
+        json!({"type": "amqp", "url": format!("amqp://probe:{MARKER}@127.0.0.1")}),
+        json!({"type": "amqp", "url": format!("amqp://:{encoded}@127.0.0.1:99999")}),
+        json!({"type": "amqp", "url": format!("amqp://{encoded}@127.0.0.1/a")}),
+        json!({"type": "amqp", "url": format!("amqp://a:b@127.0.0.1/{encoded}/c")}),
+        json!({"type": "amqp", "url": format!("amqp://a:b@127.0.0.1?heartbeat={encoded}")}),
+        json!({"type": "amqp", "url": format!("amqp://a:b@127.0.0.1?auth_mechanism={encoded}")}),
+        json!({"type": "amqp", "url": format!("amqps://a:b@127.0.0.1?verify={encoded}")}),
+        json!({"type": "amqp", "url": format!("amqps://a:b@127.0.0.1?password={encoded}")}),
+        json!({"type": "amqp", "url": "amqp://a:b@127.0.0.1", "properties": {"resourceAlarms": MARKER}}),
         json!({"type": "redis", "url": MARKER}),
         json!({"type": "redis", "url": format!("redis://probe:{MARKER}@127.0.0.1")}),
         json!({"type": "redis", "url": format!("redis://:{encoded}@127.0.0.1:99999")}),

@@ -31,10 +31,12 @@ pub mod postgres;
 pub mod process;
 pub mod prometheus;
 pub mod python;
+pub mod rabbitmq;
 pub mod redis;
 mod rig;
 pub mod secantus;
 mod shared;
+pub mod tls;
 mod user;
 
 pub use crate::{
@@ -48,6 +50,7 @@ pub use crate::{
     postgres::{Postgres, PostgresKind},
     process::Process,
     prometheus::{Prometheus, PrometheusKind},
+    rabbitmq::{RabbitMq, RabbitMqFront, RabbitMqKind},
     redis::{Redis, RedisKind},
     rig::{Kind, REQUIRE_SERVERS, Rig, Server, Skipped},
     secantus::{Secantus, SecantusKind},

@@ -19,6 +19,7 @@ use crate::{
     pki::Pki,
     postgres::{Postgres, PostgresKind},
     process::Process,
+    rabbitmq::{RabbitMq, RabbitMqKind},
     redis::{Redis, RedisKind},
 };
 
@@ -144,18 +145,19 @@ impl Rig {
         })
     }
 
-    /// The same with the three main servers started.
+    /// The same with the main servers started.
     pub fn start() -> Result<Rig> {
         let rig = Rig::new()?;
         rig.start_all()?;
         Ok(rig)
     }
 
-    /// Starts the three main servers side by side. If one does not start, or is not installed and servers are
+    /// Starts the main servers side by side. If one does not start, or is not installed and servers are
     /// required, that is an error; for those not installed otherwise see [`Rig::skipped`].
     pub fn start_all(&self) -> Result<()> {
         thread::scope(|scope| {
             scope.spawn(|| drop(self.postgres()));
+            scope.spawn(|| drop(self.rabbitmq()));
             scope.spawn(|| drop(self.redis()));
             scope.spawn(|| drop(self.nginx()));
         });
@@ -215,6 +217,10 @@ impl Rig {
 
     pub fn redis(&self) -> Result<Arc<Redis>, Skipped> {
         self.get(RedisKind::Main)
+    }
+
+    pub fn rabbitmq(&self) -> Result<Arc<RabbitMq>, Skipped> {
+        self.get(RabbitMqKind::Main)
     }
 
     pub fn nginx(&self) -> Result<Arc<Nginx>, Skipped> {

@@ -38,7 +38,12 @@ fn sigkill_leaves_no_server_and_the_next_rig_sweeps_up() {
 
 /// Runs `rig up`, sends it the signal, and gives its folder.
 fn check(signal: Signal, in_order: bool) -> Option<PathBuf> {
-    for package in [install::POSTGRES, install::REDIS, install::NGINX] {
+    for package in [
+        install::POSTGRES,
+        install::RABBITMQ,
+        install::REDIS,
+        install::NGINX,
+    ] {
         need!(
             install::find(package).map_err(conncheck_rig::Skipped::from),
             None
@@ -47,8 +52,8 @@ fn check(signal: Signal, in_order: bool) -> Option<PathBuf> {
     let (mut owner, dir) = up();
     let servers = descendants(owner.id());
     assert!(
-        servers.len() > 3,
-        "PostgreSQL and its children, Redis, nginx: {servers:?}"
+        servers.len() > 5,
+        "PostgreSQL and RabbitMQ with their children, epmd, Redis, nginx: {servers:?}"
     );
     kill_process(Pid::from_child(&owner), signal).expect("it is ours");
     let status = owner.wait().expect("it is ours");

@@ -12,7 +12,7 @@ use std::{
 
 use conncheck_rig::{
     Nginx, NginxKind, PASSWORD, Pki, Postgres, PostgresKind, Process, Prometheus, PrometheusKind,
-    Redis, RedisKind, Rig, SecantusKind, need, plugins, prometheus,
+    Redis, RedisKind, Rig, SecantusKind, Server, need, plugins, prometheus,
 };
 use serde_json::json;
 
@@ -96,6 +96,43 @@ fn postgres_changes_its_certificate_while_it_runs() {
         "{}",
         postgres.log()
     );
+}
+
+#[test]
+fn rabbitmq_has_its_users_and_its_vhosts() {
+    let started = Instant::now();
+    let rabbitmq = need!(Rig::shared().rabbitmq());
+    eprintln!("a RabbitMQ starts in {:?}", started.elapsed());
+    let ask = |expression: &str| rabbitmq.erlang(expression).expect("an expression");
+    let names = |table: &str| {
+        let names = format!("[binary_to_list(element(2, Row)) || Row <- ets:tab2list({table})]");
+        ask(&format!("string:join(lists:sort({names}), \" \")"))
+    };
+    assert_eq!(
+        names("rabbit_user"),
+        "\"channelless limited nobody probe stranger\""
+    );
+    assert_eq!(names("rabbit_vhost"), "\"/ full team/a\"");
+    assert_eq!(ask("rabbit_alarm:get_alarms()"), "[]");
+    assert_eq!(
+        rabbitmq.connections_of("probe").expect("a number"),
+        0,
+        "nobody is there"
+    );
+    rabbitmq
+        .erlang("nowhere:at_all()")
+        .expect_err("no such module");
+    let pids: Vec<u32> = rabbitmq
+        .processes()
+        .iter()
+        .flat_map(|process| tree(process.pid()))
+        .collect();
+    assert!(
+        pids.len() > 3,
+        "the broker, its helpers, and epmd: {pids:?}"
+    );
+    let elsewhere = listening_elsewhere(&pids);
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
 }
 
 #[test]
@@ -447,15 +484,20 @@ fn a_rig_takes_everything_with_it() {
     let rig = Rig::start().expect("a rig, or skipped servers");
     eprintln!("a rig starts in {:?}", started.elapsed());
     let dir = rig.dir().to_owned();
-    let pids: Vec<u32> = rig
+    let mut pids: Vec<u32> = rig
         .postgres()
         .map(|postgres| tree(postgres.process().pid()))
         .unwrap_or_default();
+    if let Ok(rabbitmq) = rig.rabbitmq() {
+        let processes = rabbitmq.processes();
+        pids.extend(processes.iter().flat_map(|process| tree(process.pid())));
+    }
     let started = Instant::now();
     drop(rig);
     eprintln!("a rig stops in {:?}", started.elapsed());
     assert!(!dir.exists());
-    assert!(pids.iter().all(|&pid| gone(pid, Duration::ZERO)));
+    // RabbitMQ's helpers are its children, and end when they see that it is gone.
+    assert!(pids.iter().all(|&pid| gone(pid, Duration::from_secs(5))));
 }
 
 #[test]
@@ -531,18 +573,43 @@ fn exchange(port: u16, line: &str) -> String {
     String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
-/// The process and its children.
+/// The process, its children and theirs.
 fn tree(pid: u32) -> Vec<u32> {
     let children =
         fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    [pid]
-        .into_iter()
-        .chain(
-            children
-                .split_whitespace()
-                .filter_map(|child| child.parse().ok()),
-        )
-        .collect()
+    let children = children
+        .split_whitespace()
+        .filter_map(|child| child.parse().ok());
+    [pid].into_iter().chain(children.flat_map(tree)).collect()
+}
+
+/// The addresses, as the kernel writes them, on which one of `pids` listens and that other machines could reach.
+fn listening_elsewhere(pids: &[u32]) -> Vec<String> {
+    let sockets: Vec<String> = pids
+        .iter()
+        .filter_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).ok())
+        .flatten()
+        .flatten()
+        .filter_map(|fd| Some(fs::read_link(fd.path()).ok()?.to_str()?.to_owned()))
+        .collect();
+    let mut elsewhere = Vec::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for line in fs::read_to_string(table).unwrap_or_default().lines() {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // Its address, its state (0A: listening), its inode.
+            let [_, address, _, "0A", _, _, _, _, _, inode, ..] = fields[..] else {
+                continue;
+            };
+            let is_theirs = sockets.contains(&format!("socket:[{inode}]"));
+            // 127.0.0.1 and ::1.
+            let is_local = address.starts_with("0100007F:")
+                || address.starts_with("00000000000000000000000001000000:");
+            if is_theirs && !is_local {
+                elsewhere.push(address.to_owned());
+            }
+        }
+    }
+    elsewhere
 }
 
 fn gone(pid: u32, within: Duration) -> bool {

@@ -54,6 +54,7 @@ const EXPECTED: &[Expected] = &[
     up("orders-db"),
     up("session-cache"),
     up("customer-profiles"),
+    up("order-events"),
     up("catalog-api"),
     up("payment-gateway"),
     up("deploy-hook"),
@@ -63,6 +64,7 @@ const EXPECTED: &[Expected] = &[
     down("reporting-db", "connect_refused", Some("connect"), None),
     down("warehouse-db", "timeout", Some("connect"), None),
     down("archive-db", "secret", None, None),
+    down("audit-trail", "not_found", Some("request"), Some("404")),
     down("job-queue", "permission", Some("request"), Some("NOPERM")),
     down("partner-api", "tls_expired", Some("tls"), None),
     down("legacy-api", "tls_name_mismatch", Some("tls"), None),
@@ -76,9 +78,7 @@ const EXPECTED: &[Expected] = &[
 /// Builds conncheck, and then shows it.
 pub fn run(until: Until) -> Result<()> {
     install::servers()?;
-    println!(
-        "building conncheck and starting PostgreSQL, Redis, nginx, Prometheus and SecantusDB …"
-    );
+    println!("building conncheck and starting real servers …");
     // Side by side: one waits for the compiler, the other for the servers.
     let (conncheck, stage) = thread::scope(|scope| {
         let conncheck = scope.spawn(cargo::conncheck);
@@ -218,6 +218,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
     let prometheus = rig.get(PrometheusKind::Main)?;
     let prometheus_tls = rig.get(PrometheusKind::Secured)?;
     let secantus = rig.get(SecantusKind::Tls)?;
+    let rabbitmq = rig.rabbitmq()?;
     let authority: Vec<String> = rig
         .pki()
         .ca
@@ -228,6 +229,8 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
     let mut yaml = include_str!("demo.yaml").to_owned();
     for (name, port) in [
         ("@postgres@", postgres.port()),
+        ("@amqp@", rabbitmq.port()),
+        ("@amqps@", rabbitmq.tls_port()),
         ("@redis@", redis.port()),
         ("@rediss@", redis.tls_port()),
         ("@mongodb@", secantus.port()),

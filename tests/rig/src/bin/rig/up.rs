@@ -26,6 +26,14 @@ pub fn run() -> Result<()> {
             redis.tls_url("probe")
         );
     }
+    if let Ok(rabbitmq) = rig.rabbitmq() {
+        println!(
+            "RabbitMQ (pid {}):    {}  {}",
+            rabbitmq.process().pid(),
+            rabbitmq.url("probe"),
+            rabbitmq.tls_url("probe")
+        );
+    }
     if let Ok(nginx) = rig.nginx() {
         println!(
             "nginx (pid {}):       {}  {}",
