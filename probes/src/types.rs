@@ -96,6 +96,8 @@ macro_rules! types {
 #[cfg(feature = "amqp")]
 mod amqp;
 mod http;
+#[cfg(feature = "ldap")]
+mod ldap;
 #[cfg(feature = "mongodb")]
 mod mongodb;
 #[cfg(feature = "postgres")]
@@ -111,6 +113,7 @@ types! {
     http => Http, "http", ["https"], ["http", "https"];
 
     mongodb "mongodb" => MongoDb, "mongodb", ["mongo"], ["mongodb", "mongodb+srv"];
+    ldap "ldap" => Ldap, "ldap", ["ldaps"], ["ldap", "ldaps", "ldapi"];
 
     postgres "postgres" => Postgres, "postgres", ["postgresql"], ["postgres", "postgresql"];
 

@@ -56,6 +56,19 @@ pub(crate) const TALKS: &[Talk] = &[
         ),
     },
     Talk {
+        type_name: "ldap",
+        spec: |at| json!({"type": "ldap", "url": format!("ldap://{at}"), "username": "cn=probe", "password": "secret"}),
+        spec_with_tls: |at| json!({"type": "ldap", "url": format!("ldaps://{at}"), "username": "cn=probe", "password": "secret"}),
+        before_tls: Vec::new,
+        greeting: None,
+        first: "auth",
+        // The bind is a success.
+        reply: (
+            b"\x30\x0c\x02\x01\x01\x61\x07\x0a\x01\x00\x04\x00\x04\x00",
+            "request",
+        ),
+    },
+    Talk {
         type_name: "mongodb",
         spec: |at| json!({"type": "mongodb", "url": format!("mongodb://probe:secret@{at}/app")}),
         spec_with_tls: |at| json!({"type": "mongodb", "url": format!("mongodb://probe:secret@{at}/app?tls=true")}),

@@ -21,6 +21,7 @@ mod dns;
 mod docs;
 mod faults;
 mod http;
+mod ldap;
 mod leaks;
 mod mongodb;
 mod postgres;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         docs::trials(),
         faults::trials(),
         http::trials(),
+        ldap::trials(),
         leaks::trials(),
         mongodb::trials(),
         postgres::trials(),

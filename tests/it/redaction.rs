@@ -7,8 +7,9 @@
 use conncheck_probes::types;
 use conncheck_rig::faults::{self, Peer, Step};
 use conncheck_rig::http::{HttpPeer, response};
+use conncheck_rig::ldap::{Answer, LdapPeer};
 use conncheck_rig::mongodb::{self, MongoPeer, doc};
-use conncheck_rig::{Rig, SecantusKind, need};
+use conncheck_rig::{Rig, SecantusKind, SlapdKind, need};
 use serde_json::{Value, json};
 
 use crate::check::with;
@@ -76,6 +77,12 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "http", "url": format!("http://{at}/"), "properties": {"method": "POST", "body": format!("{{\"password\": \"{MARKER}\"}}")}}),
         json!({"type": "http", "url": format!("http://{at}/"), "secretRef": {"name": "single", "key": "token"}, "properties": {"apiKeyHeader": "X-Api-Key"}}),
         json!({"type": "http", "url": format!("http://{at}/"), "properties": {"oauth": {"tokenURL": format!("http://{at}/token"), "clientID": "probe", "clientSecret": MARKER}}}),
+        json!({"type": "ldap", "url": format!("ldap://{encoded}:{encoded}@{at}/dc=a")}),
+        json!({"type": "ldap", "url": format!("ldap://{at}/dc=a"), "username": "cn=probe", "password": MARKER}),
+        json!({"type": "ldap", "url": format!("ldap://{at}/dc=a????bindname=cn=probe"), "secretRef": {"name": "single", "key": "password"}}),
+        json!({"type": "ldap", "url": format!("ldap://{at}"), "secretRef": {"name": "whole"}, "properties": {"startTLS": true, "insecureSkipVerify": true}}),
+        json!({"type": "ldap", "url": format!("ldap://{at}"), "username": "cn=probe", "password": MARKER, "properties": {"baseDN": "cn=\"$(password)\"", "filter": "(cn=$(password))"}}),
+        json!({"type": "ldap", "url": format!("ldaps://{at}"), "clientCert": "env://CERT_WITH_MARKER", "clientKey": "env://KEY_WITH_MARKER", "properties": {"auth": "external"}}),
         json!({"type": "http", "url": format!("https://{at}/"), "clientCert": "env://CERT_WITH_MARKER", "clientKey": "env://KEY_WITH_MARKER"}),
         json!({"type": "prometheus", "url": format!("http://M4RK3R-user:{encoded}@{at}/prometheus")}),
         json!({"type": "prometheus", "url": format!("http://{at}/?token={encoded}"), "properties": {"headers": {"X-Other": MARKER}}}),
@@ -135,6 +142,12 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         Step::Close,
     ])
     .unwrap();
+    let ldap_echo = LdapPeer::start(|_| {
+        let sent = format!("you sent {MARKER} as {MARKER}-user");
+        let refer = format!("ldap://{}:{}@127.0.0.1/{}", encoded(), encoded(), encoded());
+        vec![Answer::Result(49, sent), Answer::Referral(vec![refer])]
+    })
+    .unwrap();
     let http_echo = HttpPeer::start(|request| {
         let sent = format!(
             "{} {} {}",
@@ -167,6 +180,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
     let postgres = need!(Rig::shared().postgres());
     let rabbitmq = need!(Rig::shared().rabbitmq());
     let redis = need!(Rig::shared().redis());
+    let slapd = need!(Rig::shared().get(SlapdKind::Main));
     let nginx = need!(Rig::shared().nginx());
     for at in [
         refused.addr().to_string(),
@@ -176,9 +190,11 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         http_echo.addr().to_string(),
         mongodb_echo.addr().to_string(),
         format!("127.0.0.1:{}", mongodb.port()),
+        ldap_echo.addr().to_string(),
         format!("127.0.0.1:{}", postgres.port()),
         format!("127.0.0.1:{}", rabbitmq.port()),
         format!("127.0.0.1:{}", redis.port()),
+        format!("127.0.0.1:{}", slapd.port()),
         format!("127.0.0.1:{}", nginx.http),
         format!("127.0.0.1:{}", nginx.https),
     ] {
@@ -286,6 +302,19 @@ fn mistakes_are_told_without_the_value() {
         json!({"type": "mongodb", "url": "mongodb://127.0.0.1/", "password": MARKER}),
         json!({"type": "mongodb", "url": "mongodb://127.0.0.1/", "properties": {"readPreference": MARKER}}),
         json!({"type": "mongodb", "url": "mongodb://127.0.0.1/", "properties": {"database": MARKER}}),
+        json!({"type": "ldap", "url": format!("ldap://cn=a:{encoded}@127.0.0.1:port")}),
+        json!({"type": "ldap", "url": format!("ldap://127.0.0.1/{encoded}")}),
+        json!({"type": "ldap", "url": format!("ldap://127.0.0.1/dc=a?{encoded}")}),
+        json!({"type": "ldap", "url": format!("ldap://127.0.0.1/dc=a??{encoded}")}),
+        json!({"type": "ldap", "url": format!("ldap://127.0.0.1/dc=a???({encoded}")}),
+        json!({"type": "ldap", "url": format!("ldap://127.0.0.1/dc=a????bindname=cn=a,x-bindpw={encoded}")}),
+        json!({"type": "ldap", "url": format!("ldap://127.0.0.1/dc=a????{encoded}")}),
+        json!({"type": "ldap", "url": "ldap://127.0.0.1", "password": MARKER}),
+        json!({"type": "ldap", "url": "ldap://127.0.0.1", "username": format!("cn=a,{MARKER}"), "password": MARKER}),
+        json!({"type": "ldap", "url": "ldap://127.0.0.1", "properties": {"baseDN": MARKER}}),
+        json!({"type": "ldap", "url": "ldap://127.0.0.1", "properties": {"filter": format!("({MARKER}")}}),
+        json!({"type": "ldap", "url": "ldap://127.0.0.1", "properties": {"auth": MARKER}}),
+        json!({"type": "ldap", "url": "ldap://127.0.0.1", "properties": {"scope": MARKER}}),
         with(spec.clone(), json!({"username": {"M4RK3R": MARKER}})),
         with(spec.clone(), json!({"password": [MARKER]})),
         with(spec.clone(), json!({"password": {"value": [MARKER]}})),

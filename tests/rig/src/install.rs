@@ -37,6 +37,10 @@ pub const RABBITMQ: Package = Package {
     name: "rabbitmq-server",
     program: "rabbitmq-server",
 };
+pub const SLAPD: Package = Package {
+    name: "slapd",
+    program: "slapd",
+};
 pub const NGINX: Package = Package {
     name: "nginx-light",
     program: "nginx",
@@ -67,6 +71,7 @@ pub const ALL: &[Package] = &[
     REDIS,
     MARIADB,
     RABBITMQ,
+    SLAPD,
     NGINX,
     PROMETHEUS,
     BLACKBOX,
@@ -76,7 +81,7 @@ pub const ALL: &[Package] = &[
 
 /// The servers, and what runs those that Python's registry has.
 pub const SERVERS: &[Package] = &[
-    POSTGRES, REDIS, MARIADB, RABBITMQ, NGINX, PROMETHEUS, PYTHON,
+    POSTGRES, REDIS, MARIADB, RABBITMQ, SLAPD, NGINX, PROMETHEUS, PYTHON,
 ];
 
 /// What [`ensure`] found and did.

@@ -22,6 +22,7 @@ mod error;
 pub mod faults;
 pub mod http;
 pub mod install;
+pub mod ldap;
 pub mod mongodb;
 pub mod nginx;
 pub mod pki;
@@ -36,6 +37,7 @@ pub mod redis;
 mod rig;
 pub mod secantus;
 mod shared;
+pub mod slapd;
 pub mod tls;
 mod user;
 
@@ -54,6 +56,7 @@ pub use crate::{
     redis::{Redis, RedisKind},
     rig::{Kind, REQUIRE_SERVERS, Rig, Server, Skipped},
     secantus::{Secantus, SecantusKind},
+    slapd::{Slapd, SlapdKind},
 };
 
 /// Of every user on every server here.

@@ -1,6 +1,9 @@
 //! The plugins of Nagios: what others make of the same server.
 
-use std::process::{Command, Stdio};
+use std::{
+    ffi::OsStr,
+    process::{Command, Stdio},
+};
 
 use crate::{
     error::{Error, Result},
@@ -25,15 +28,21 @@ impl Verdict {
 
 /// Runs a plugin by its name, such as `check_http`.
 pub fn run(plugin: &str, args: &[&str]) -> Result<Verdict, Skipped> {
-    Ok(verdict(plugin, args)?)
+    run_with(plugin, args, &[])
 }
 
-fn verdict(plugin: &str, args: &[&str]) -> Result<Verdict> {
+/// The same with variables in its environment: some are told there alone whom to trust.
+pub fn run_with(plugin: &str, args: &[&str], envs: &[(&str, &OsStr)]) -> Result<Verdict, Skipped> {
+    Ok(verdict(plugin, args, envs)?)
+}
+
+fn verdict(plugin: &str, args: &[&str], envs: &[(&str, &OsStr)]) -> Result<Verdict> {
     let program = install::program(plugin)
         .ok_or_else(|| Error::missing(plugin, install::MONITORING_PLUGINS.name))?;
     let output = Command::new(program)
         .args(args)
         .env("LC_ALL", "C")
+        .envs(envs.iter().copied())
         .stdin(Stdio::null())
         .output()
         .map_err(Error::doing(format!("cannot run {plugin}")))?;

@@ -12,7 +12,7 @@ use std::{
 
 use conncheck_rig::{
     Nginx, NginxKind, PASSWORD, Pki, Postgres, PostgresKind, Process, Prometheus, PrometheusKind,
-    Redis, RedisKind, Rig, SecantusKind, Server, need, plugins, prometheus,
+    Redis, RedisKind, Rig, SecantusKind, Server, Slapd, SlapdKind, need, plugins, prometheus,
 };
 use serde_json::json;
 
@@ -259,6 +259,31 @@ fn every_kind_of_secantus_starts() {
 }
 
 #[test]
+fn every_kind_of_slapd_starts() {
+    let rig = Rig::shared();
+    for kind in [
+        SlapdKind::Main,
+        SlapdKind::Intermediate,
+        SlapdKind::Expired,
+        SlapdKind::NotYetValid,
+        SlapdKind::WrongName,
+        SlapdKind::UnknownCa,
+        SlapdKind::SelfSigned,
+        SlapdKind::MutualTls,
+        SlapdKind::TlsRequired,
+        SlapdKind::NoTls,
+        SlapdKind::NoAnonymous,
+        SlapdKind::Full,
+    ] {
+        let started = Instant::now();
+        let slapd = need!(rig.get(kind));
+        eprintln!("{kind:?}: {:?}", started.elapsed());
+        assert!(slapd.process().is_running());
+        assert!(slapd.log().contains("slapd starting"), "{}", slapd.log());
+    }
+}
+
+#[test]
 fn a_plugin_of_nagios_has_its_verdict() {
     let nginx = need!(Rig::shared().nginx());
     let port = nginx.http.to_string();
@@ -447,7 +472,7 @@ fn nothing_is_left_after_a_panic() {
     let pids = std::sync::Mutex::new(Vec::new());
     let note = |process: &Process| pids.lock().expect("no panic").extend(tree(process.pid()));
     let result = panic::catch_unwind(panic::AssertUnwindSafe(|| {
-        let (_postgres, _redis, _nginx);
+        let (_postgres, _redis, _nginx, _slapd);
         if let Ok(postgres) = Postgres::start(&pki, dir.path()) {
             note(postgres.process());
             _postgres = postgres;
@@ -459,6 +484,10 @@ fn nothing_is_left_after_a_panic() {
         if let Ok(nginx) = Nginx::start(&pki, dir.path()) {
             note(nginx.process());
             _nginx = nginx;
+        }
+        if let Ok(slapd) = Slapd::start(&pki, dir.path()) {
+            note(slapd.process());
+            _slapd = slapd;
         }
         panic!("a test fails");
     }));

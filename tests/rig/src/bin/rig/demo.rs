@@ -10,7 +10,8 @@ use std::{
 };
 
 use conncheck_rig::{
-    BlackHole, Error, PASSWORD, Postgres, PrometheusKind, Result, Rig, SecantusKind, TokenServer,
+    BlackHole, Error, PASSWORD, Postgres, PrometheusKind, Result, Rig, SecantusKind, SlapdKind,
+    TokenServer,
     faults::{Refused, refused_on},
     ports,
     process::Spec,
@@ -59,6 +60,7 @@ const EXPECTED: &[Expected] = &[
     up("payment-gateway"),
     up("deploy-hook"),
     up("metrics"),
+    up("staff-directory"),
     down("billing-db", "auth", Some("auth"), Some("28P01")),
     down("recommendations", "auth", Some("auth"), Some("18")),
     down("reporting-db", "connect_refused", Some("connect"), None),
@@ -66,6 +68,7 @@ const EXPECTED: &[Expected] = &[
     down("archive-db", "secret", None, None),
     down("audit-trail", "not_found", Some("request"), Some("404")),
     down("job-queue", "permission", Some("request"), Some("NOPERM")),
+    down("badge-directory", "not_found", Some("request"), Some("32")),
     down("partner-api", "tls_expired", Some("tls"), None),
     down("legacy-api", "tls_name_mismatch", Some("tls"), None),
     down("vendor-api", "tls_unknown_ca", Some("tls"), None),
@@ -219,6 +222,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
     let prometheus_tls = rig.get(PrometheusKind::Secured)?;
     let secantus = rig.get(SecantusKind::Tls)?;
     let rabbitmq = rig.rabbitmq()?;
+    let slapd = rig.get(SlapdKind::Main)?;
     let authority: Vec<String> = rig
         .pki()
         .ca
@@ -234,6 +238,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@redis@", redis.port()),
         ("@rediss@", redis.tls_port()),
         ("@mongodb@", secantus.port()),
+        ("@ldap@", slapd.port()),
         ("@http@", nginx.http),
         ("@https@", nginx.https),
         ("@expired@", nginx.expired),
