@@ -14,12 +14,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::outcome::{Failure, Outcome};
-use crate::probe::{Files, Invalid, Probe};
+use crate::probe::{Access, Files, Invalid, Probe};
 use crate::{Env, ResolverChoice};
 
 /// Long enough for anything that works.
@@ -46,6 +46,15 @@ pub(crate) fn build(
         .resolve(info.name, &loaded.documents)
         .unwrap_or_else(|missing: Vec<Unresolved>| panic!("{missing:?}"));
     info.build(&resolved, &NoFiles)
+}
+
+/// What a type makes of a `spec`.
+pub(crate) fn with_access<T>(ty: &str, spec: &str, make: impl FnOnce(&Access<'_>) -> T) -> T {
+    let loaded = load(ty, spec, &[]);
+    let resolved = loaded.connections[0]
+        .resolve(ty, &loaded.documents)
+        .unwrap_or_else(|missing: Vec<Unresolved>| panic!("{missing:?}"));
+    make(&Access::new(&resolved, &NoFiles))
 }
 
 /// The same as far as it is known without any secret.
@@ -198,6 +207,43 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A peer that takes one connection and says these words in turn: each after it was spoken to, but
+/// for the first where servers `speak_first`. `None` hangs up at once; after the last word it is
+/// silent.
+pub(crate) async fn saying(
+    words: &[Option<&[u8]>],
+    speaks_first: bool,
+) -> (u16, JoinHandle<Vec<Vec<u8>>>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let words: Vec<_> = words.iter().map(|word| word.map(<[u8]>::to_vec)).collect();
+    let peer = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut heard = Vec::new();
+        for (turn, word) in words.into_iter().enumerate() {
+            let Some(word) = word else { return heard };
+            if turn > 0 || !speaks_first {
+                heard.push(hear(&mut stream).await);
+            }
+            let _ = stream.write_all(&word).await;
+        }
+        loop {
+            match hear(&mut stream).await {
+                word if word.is_empty() => return heard,
+                word => heard.push(word),
+            }
+        }
+    });
+    (port, peer)
+}
+
+async fn hear(stream: &mut TcpStream) -> Vec<u8> {
+    let mut word = vec![0; 64 * 1024];
+    let length = stream.read(&mut word).await.unwrap_or(0);
+    word.truncate(length);
+    word
 }
 
 async fn play(

@@ -100,6 +100,8 @@ mod http;
 mod ldap;
 #[cfg(feature = "mongodb")]
 mod mongodb;
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod prometheus;
@@ -114,6 +116,7 @@ types! {
 
     mongodb "mongodb" => MongoDb, "mongodb", ["mongo"], ["mongodb", "mongodb+srv"];
     ldap "ldap" => Ldap, "ldap", ["ldaps"], ["ldap", "ldaps", "ldapi"];
+    mysql "mysql" => Mysql, "mysql", ["mariadb"], ["mysql", "mariadb"];
 
     postgres "postgres" => Postgres, "postgres", ["postgresql"], ["postgres", "postgresql"];
 

@@ -1,5 +1,6 @@
 //! The one place that knows the API: a definition in, an outcome out.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -206,4 +207,105 @@ pub(crate) fn phases(outcome: &Outcome) -> Vec<&'static str> {
         .iter()
         .map(|(phase, _)| phase.as_str())
         .collect()
+}
+
+/// `up`, or reason, phase and code.
+pub(crate) fn summary(outcome: &Outcome) -> String {
+    match &outcome.result {
+        Ok(()) => "up".to_owned(),
+        Err(failure) => format!(
+            "{} {} {}",
+            failure.reason,
+            failure.phase.map_or("-", |phase| phase.as_str()),
+            failure.code.as_deref().unwrap_or("-"),
+        ),
+    }
+}
+
+/// Compares a grid with what it should be, as text.
+#[track_caller]
+pub(crate) fn check_grid<C>(
+    rows: &[&str],
+    columns: &[(&str, C)],
+    cell: impl Fn(&str, &C) -> String,
+    expected: &str,
+) {
+    let mut grid = String::new();
+    let mut line = |row: &str, cells: Vec<String>| {
+        let cells: String = cells.iter().map(|cell| format!("{cell:<20}")).collect();
+        writeln!(grid, "{}", format!("{row:<16}{cells}").trim_end()).unwrap();
+    };
+    line(
+        "",
+        columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
+    );
+    for row in rows {
+        line(
+            row,
+            columns
+                .iter()
+                .map(|(_, column)| cell(row, column))
+                .collect(),
+        );
+    }
+    assert!(grid == expected.trim_start_matches('\n'), "it is\n{grid}");
+}
+
+/// The cell of an attempt with a query that fails with this code where the session is not in TLS:
+/// `plain`, `tls` or `verified`, or the reason why it is down.
+pub(crate) fn cell(outcome: &Outcome, not_in_tls: &str) -> String {
+    match (&outcome.result, &outcome.tls) {
+        (Ok(()), Some(tls)) if tls.verified => "verified".to_owned(),
+        (Ok(()), Some(_)) => "tls".to_owned(),
+        (Ok(()), None) => panic!("in TLS, and nothing recorded: {outcome:#?}"),
+        (Err(failure), _) => match failure.code.as_deref() {
+            Some(code) if code == not_in_tls => "plain".to_owned(),
+            Some(code) => format!("{} {code}", failure.reason),
+            None => failure.reason.to_string(),
+        },
+    }
+}
+
+/// Expects this certificate to have been recorded.
+#[track_caller]
+pub(crate) fn assert_recorded(outcome: &Outcome, certificate: &Certified) {
+    let tls = outcome.tls.as_ref().expect("recorded");
+    assert_eq!(
+        tls.earliest_expiry.map(|time| time.as_second()),
+        Some(certificate.not_after),
+        "{outcome:#?}"
+    );
+    assert!(tls.subject.is_some() && tls.issuer.is_some(), "{tls:?}");
+}
+
+/// Compares a grid of modes and servers that each show another certificate.
+#[track_caller]
+pub(crate) fn check_certificates<S>(
+    modes: &[&str],
+    servers: &[(&str, (S, &Certified))],
+    attempt: impl Fn(&str, &S) -> Outcome,
+    cell: impl Fn(&Outcome) -> String,
+    expected: &str,
+) {
+    check_grid(
+        modes,
+        servers,
+        |mode, (server, certificate)| {
+            let outcome = attempt(mode, server);
+            let cell = cell(&outcome);
+            match (mode, cell.as_str()) {
+                ("disable" | "disabled" | "allow", "plain") => {
+                    assert!(outcome.tls.is_none(), "{mode}: {outcome:#?}");
+                }
+                // Recorded before it is judged.
+                _ => assert_recorded(&outcome, certificate),
+            }
+            assert_eq!(
+                outcome.tls.is_some_and(|tls| tls.verified),
+                cell == "verified"
+            );
+            cell
+        },
+        expected,
+    );
 }

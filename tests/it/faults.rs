@@ -78,6 +78,20 @@ pub(crate) const TALKS: &[Talk] = &[
         reply: (MONGODB_HELLO, "auth"),
     },
     Talk {
+        type_name: "mysql",
+        spec: |at| json!({"type": "mysql", "url": format!("mysql://probe:secret@{at}/app?tls=disabled")}),
+        spec_with_tls: |at| json!({"type": "mysql", "url": format!("mysql://probe:secret@{at}/app?tls=required")}),
+        before_tls: || {
+            vec![
+                Step::Send(MYSQL_GREETING.to_vec()),
+                Step::ReceiveExactly(36),
+            ]
+        },
+        greeting: Some(MYSQL_GREETING),
+        first: "auth",
+        reply: (b"\x07\0\0\x02\0\0\0\x02\0\0\0", "request"),
+    },
+    Talk {
         type_name: "postgres",
         spec: |at| json!({"type": "postgres", "url": format!("postgres://probe:secret@{at}/app")}),
         spec_with_tls: |at| {
@@ -124,6 +138,10 @@ pub(crate) const TALKS: &[Talk] = &[
 
 /// The answer to the first message: `{ok: 1.0, maxWireVersion: 21}`, a standalone server.
 const MONGODB_HELLO: &[u8] = b"\x3a\0\0\0\x01\0\0\0\x01\0\0\0\xdd\x07\0\0\0\0\0\0\0\x25\0\0\0\x01ok\0\0\0\0\0\0\0\xf0\x3f\x10maxWireVersion\0\x15\0\0\0\0";
+/// Of MySQL 8, with TLS.
+const MYSQL_GREETING: &[u8] =
+    b"\x4a\0\0\0\x0a8.0.36\0\x08\0\0\0abcdefgh\0\xff\xff\xff\x02\0\xff\xdf\x15\
+    \0\0\0\0\0\0\0\0\0\0ijklmnopqrst\0caching_sha2_password\0";
 
 type Fault = (&'static str, fn(&Talk));
 

@@ -24,6 +24,7 @@ mod http;
 mod ldap;
 mod leaks;
 mod mongodb;
+mod mysql;
 mod postgres;
 mod program;
 mod prometheus;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         ldap::trials(),
         leaks::trials(),
         mongodb::trials(),
+        mysql::trials(),
         postgres::trials(),
         prometheus::trials(),
         redaction::trials(),

@@ -4,7 +4,6 @@
 //! `plain`, `tls` or `verified`, or down for its reason. Whether a session is in TLS is asked of the
 //! server itself: [`IN_TLS`] fails where it is not.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use conncheck_probes::Outcome;
@@ -13,7 +12,10 @@ use conncheck_rig::{Certified, PASSWORD, Postgres, PostgresKind, Rig, Skipped, n
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::check::{RUNTIME, SHORT, assert_down, attempt, attempt_within, down, phases, up, with};
+use crate::check::{
+    self, RUNTIME, SHORT, assert_down, attempt, attempt_within, check_certificates, check_grid,
+    down, phases, summary, up, with,
+};
 
 crate::trials![
     logs_in_by_each_method,
@@ -78,17 +80,9 @@ fn own(name: &str) -> Result<Postgres, Skipped> {
     Ok(Postgres::builder(rig.pki(), rig.dir()).name(name).start()?)
 }
 
-/// `up`, or reason, phase and code.
-fn summary(outcome: &Outcome) -> String {
-    match &outcome.result {
-        Ok(()) => "up".to_owned(),
-        Err(failure) => format!(
-            "{} {} {}",
-            failure.reason,
-            failure.phase.map_or("-", |phase| phase.as_str()),
-            failure.code.as_deref().unwrap_or("-"),
-        ),
-    }
+/// The cell of an attempt that asked [`IN_TLS`].
+fn cell(outcome: &Outcome) -> String {
+    check::cell(outcome, "22012")
 }
 
 /// Options of the URL, and what comes of them: its summary, and words of the message.
@@ -101,61 +95,6 @@ fn check(server: &Postgres, user: &str, rows: &[(&str, &str, &str)]) {
             assert!(failure.message.contains(says), "{options}: {failure:#?}");
         }
     }
-}
-
-/// Compares a grid with what it should be, as text.
-#[track_caller]
-fn check_grid<C>(
-    rows: &[&str],
-    columns: &[(&str, C)],
-    cell: impl Fn(&str, &C) -> String,
-    expected: &str,
-) {
-    let mut grid = String::new();
-    let mut line = |row: &str, cells: Vec<String>| {
-        let cells: String = cells.iter().map(|cell| format!("{cell:<20}")).collect();
-        writeln!(grid, "{}", format!("{row:<16}{cells}").trim_end()).unwrap();
-    };
-    line(
-        "",
-        columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
-    );
-    for row in rows {
-        line(
-            row,
-            columns
-                .iter()
-                .map(|(_, column)| cell(row, column))
-                .collect(),
-        );
-    }
-    assert!(grid == expected.trim_start_matches('\n'), "it is\n{grid}");
-}
-
-/// The cell of an attempt that asked [`IN_TLS`].
-fn cell(outcome: &Outcome) -> String {
-    match (&outcome.result, &outcome.tls) {
-        (Ok(()), Some(tls)) if tls.verified => "verified".to_owned(),
-        (Ok(()), Some(_)) => "tls".to_owned(),
-        (Ok(()), None) => panic!("in TLS, and nothing recorded: {outcome:#?}"),
-        (Err(failure), _) => match failure.code.as_deref() {
-            Some("22012") => "plain".to_owned(),
-            Some(code) => format!("{} {code}", failure.reason),
-            None => failure.reason.to_string(),
-        },
-    }
-}
-
-/// Expects this certificate to have been recorded.
-#[track_caller]
-fn assert_recorded(outcome: &Outcome, certificate: &Certified) {
-    let tls = outcome.tls.as_ref().expect("recorded");
-    assert_eq!(
-        tls.earliest_expiry.map(|time| time.as_second()),
-        Some(certificate.not_after),
-        "{outcome:#?}"
-    );
-    assert!(tls.subject.is_some() && tls.issuer.is_some(), "{tls:?}");
 }
 
 fn logs_in_by_each_method() {
@@ -296,25 +235,15 @@ fn each_certificate(more: &dyn Fn(&str) -> (String, Value), expected: &str) {
         let server = need!(rig.get(kind));
         servers.push((certificate.name, (server, certificate)));
     }
-    check_grid(
+    check_certificates(
         &SSLMODES,
         &servers,
-        |mode, (server, certificate)| {
+        |mode, server| {
             let (options, more) = more(mode);
             let spec = with(spec(server, "nopw", &options), query(IN_TLS));
-            let outcome = attempt(&with(spec, more));
-            let cell = cell(&outcome);
-            match (mode, cell.as_str()) {
-                ("disable" | "allow", "plain") => assert!(outcome.tls.is_none(), "{outcome:#?}"),
-                // Recorded before it is judged.
-                _ => assert_recorded(&outcome, certificate),
-            }
-            assert_eq!(
-                outcome.tls.is_some_and(|tls| tls.verified),
-                cell == "verified"
-            );
-            cell
+            attempt(&with(spec, more))
         },
+        cell,
         expected,
     );
 }

@@ -69,6 +69,13 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "mongodb", "url": format!("mongodb://$(username):$(password)@{at}/"), "secretRef": {"name": "whole"}}),
         json!({"type": "mongodb", "url": format!("mongodb://probe@{at}/"), "secretRef": {"name": "single", "key": "password"}}),
         json!({"type": "mongodb", "url": format!("mongodb+srv://{encoded}:{encoded}@cluster.conncheck.invalid/app")}),
+        json!({"type": "mysql", "url": format!("mysql://{encoded}:{encoded}@{at}/app?tls=disabled")}),
+        json!({"type": "mysql", "url": format!("mysql://{encoded}:{encoded}@tcp({at})/app")}),
+        json!({"type": "mysql", "url": format!("M4RK3R-user:{MARKER}@tcp({at})/app")}),
+        json!({"type": "mysql", "url": format!("mysql://{at}/app?user=probe&password={encoded}")}),
+        json!({"type": "mysql", "url": format!("mysql://probe@{at}/app"), "password": MARKER}),
+        json!({"type": "mysql", "url": format!("mysql://{at}/app"), "secretRef": {"name": "whole"}}),
+        json!({"type": "mysql", "url": format!("probe@tcp({at})/app"), "secretRef": {"name": "single", "key": "password"}}),
         json!({"type": "http", "url": format!("http://M4RK3R-user:{encoded}@{at}/")}),
         json!({"type": "http", "url": format!("http://{at}/hook/{encoded}?token={encoded}")}),
         json!({"type": "http", "url": format!("http://{at}/"), "username": "probe", "password": MARKER}),
@@ -148,6 +155,14 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         vec![Answer::Result(49, sent), Answer::Referral(vec![refer])]
     })
     .unwrap();
+    // One of those that speak first says what it heard the last time: `Too many connections` of MySQL.
+    let said = format!("\x10\x04Too many connections of {MARKER}");
+    let length = said.len() as u8 + 1;
+    let greeting_echo = Peer::script([
+        Step::Send([&[length, 0, 0, 0, 0xff], said.as_bytes()].concat()),
+        Step::Close,
+    ])
+    .unwrap();
     let http_echo = HttpPeer::start(|request| {
         let sent = format!(
             "{} {} {}",
@@ -181,12 +196,14 @@ fn reports_and_logs_and_metrics_say_no_secret() {
     let rabbitmq = need!(Rig::shared().rabbitmq());
     let redis = need!(Rig::shared().redis());
     let slapd = need!(Rig::shared().get(SlapdKind::Main));
+    let mariadb = need!(Rig::shared().mariadb());
     let nginx = need!(Rig::shared().nginx());
     for at in [
         refused.addr().to_string(),
         silent.addr().to_string(),
         nonsense.addr().to_string(),
         echo.addr().to_string(),
+        greeting_echo.addr().to_string(),
         http_echo.addr().to_string(),
         mongodb_echo.addr().to_string(),
         format!("127.0.0.1:{}", mongodb.port()),
@@ -195,6 +212,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         format!("127.0.0.1:{}", rabbitmq.port()),
         format!("127.0.0.1:{}", redis.port()),
         format!("127.0.0.1:{}", slapd.port()),
+        format!("127.0.0.1:{}", mariadb.port()),
         format!("127.0.0.1:{}", nginx.http),
         format!("127.0.0.1:{}", nginx.https),
     ] {
@@ -266,6 +284,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
 fn mistakes_are_told_without_the_value() {
     let spec = json!({"type": "redis", "url": "redis://127.0.0.1:1"});
     let http = json!({"type": "http", "url": "http://127.0.0.1:1"});
+    let mysql = json!({"type": "mysql", "url": "mysql://a@127.0.0.1:1/app"});
     let postgres = json!({"type": "postgres", "url": "postgres://a@127.0.0.1:1/app"});
     let webhook = json!({"type": "webhook", "url": "http://127.0.0.1:1/hook"});
     let encoded = encoded();
@@ -285,6 +304,15 @@ fn mistakes_are_told_without_the_value() {
         json!({"type": "redis", "url": format!("redis://127.0.0.1/{encoded}")}),
         json!({"type": "redis", "url": format!("redis://127.0.0.1?db={encoded}")}),
         json!({"type": "redis", "url": format!("ftp://:{encoded}@127.0.0.1")}),
+        json!({"type": "mysql", "url": format!("a:{MARKER}@tcp(127.0.0.1:1)")}),
+        json!({"type": "mysql", "url": format!("a:{MARKER}@cloudsql(127.0.0.1:1)/app")}),
+        json!({"type": "mysql", "url": format!("mysql://a:{encoded}@127.0.0.1:port/app")}),
+        json!({"type": "mysql", "url": format!("mysql://a:b@127.0.0.1:1/app?tls={encoded}")}),
+        json!({"type": "mysql", "url": format!("mysql://a:b@127.0.0.1:1/app?timeout={encoded}")}),
+        json!({"type": "mysql", "url": format!("mysql://127.0.0.1:1/app?password={encoded}")}),
+        with(mysql.clone(), json!({"properties": {"tls": MARKER}})),
+        with(mysql.clone(), json!({"properties": {"query": [MARKER]}})),
+        with(mysql, json!({"clientCert": MARKER})),
         json!({"type": "http", "url": format!("http://[{MARKER}]/")}),
         json!({"type": "postgres", "url": format!("postgres://a:{MARKER}@127.0.0.1:1/app?sslmode={encoded}")}),
         json!({"type": "postgres", "url": format!("host=127.0.0.1 password='{MARKER}")}),

@@ -1118,21 +1118,10 @@ mod tests {
         testing::run(&build(spec).unwrap(), Duration::from_millis(400)).await
     }
 
-    /// Attempts a login as `u`, with the password `pw`, at a peer that says these words in turn, each
-    /// after it was spoken to; `None` hangs up at once, and after the last word it is silent.
+    /// Attempts a login as `u`, with the password `pw`, at a peer that is [`testing::saying`] these
+    /// words.
     async fn at_peer(words: &[Option<&[u8]>], options: &str) -> Outcome {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let words: Vec<_> = words.iter().map(|word| word.map(<[u8]>::to_vec)).collect();
-        let peer = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            for word in words {
-                let Some(word) = word else { return };
-                let _ = stream.read(&mut [0; 1024]).await;
-                stream.write_all(&word).await.unwrap();
-            }
-            std::future::pending::<()>().await;
-        });
+        let (port, peer) = testing::saying(words, false).await;
         let outcome = attempt(&format!(
             "url: postgres://u:pw@127.0.0.1:{port}/db?{options}"
         ))

@@ -23,8 +23,11 @@ pub mod faults;
 pub mod http;
 pub mod install;
 pub mod ldap;
+pub mod mariadb;
 pub mod mongodb;
+pub mod mysql8;
 pub mod nginx;
+mod packets;
 pub mod pki;
 pub mod plugins;
 pub mod ports;
@@ -34,6 +37,7 @@ pub mod prometheus;
 pub mod python;
 pub mod rabbitmq;
 pub mod redis;
+pub mod relay;
 mod rig;
 pub mod secantus;
 mod shared;
@@ -46,7 +50,9 @@ pub use crate::{
     error::{Error, Result},
     faults::{BlackHole, Peer, Step},
     http::{HttpPeer, TokenServer},
+    mariadb::{MariaDb, MariaDbKind},
     mongodb::MongoPeer,
+    mysql8::Mysql8,
     nginx::{Nginx, NginxKind},
     pki::{Certified, Pki},
     postgres::{Postgres, PostgresKind},
@@ -54,6 +60,7 @@ pub use crate::{
     prometheus::{Prometheus, PrometheusKind},
     rabbitmq::{RabbitMq, RabbitMqFront, RabbitMqKind},
     redis::{Redis, RedisKind},
+    relay::Relay,
     rig::{Kind, REQUIRE_SERVERS, Rig, Server, Skipped},
     secantus::{Secantus, SecantusKind},
     slapd::{Slapd, SlapdKind},

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     error::{Error, Result},
+    mariadb::{MariaDb, MariaDbKind},
     nginx::{Nginx, NginxKind},
     pki::Pki,
     postgres::{Postgres, PostgresKind},
@@ -158,6 +159,7 @@ impl Rig {
         thread::scope(|scope| {
             scope.spawn(|| drop(self.postgres()));
             scope.spawn(|| drop(self.rabbitmq()));
+            scope.spawn(|| drop(self.mariadb()));
             scope.spawn(|| drop(self.redis()));
             scope.spawn(|| drop(self.nginx()));
         });
@@ -213,6 +215,10 @@ impl Rig {
 
     pub fn postgres(&self) -> Result<Arc<Postgres>, Skipped> {
         self.get(PostgresKind::Main)
+    }
+
+    pub fn mariadb(&self) -> Result<Arc<MariaDb>, Skipped> {
+        self.get(MariaDbKind::Main)
     }
 
     pub fn redis(&self) -> Result<Arc<Redis>, Skipped> {

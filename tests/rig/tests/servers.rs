@@ -6,13 +6,15 @@ use std::{
     net::TcpStream,
     panic,
     path::Path,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use conncheck_rig::{
-    Nginx, NginxKind, PASSWORD, Pki, Postgres, PostgresKind, Process, Prometheus, PrometheusKind,
-    Redis, RedisKind, Rig, SecantusKind, Server, Slapd, SlapdKind, need, plugins, prometheus,
+    MariaDbKind, Mysql8, Nginx, NginxKind, PASSWORD, Pki, Postgres, PostgresKind, Process,
+    Prometheus, PrometheusKind, Redis, RedisKind, Rig, SecantusKind, Server, Slapd, SlapdKind,
+    need, plugins, prometheus,
 };
 use serde_json::json;
 
@@ -133,6 +135,132 @@ fn rabbitmq_has_its_users_and_its_vhosts() {
     );
     let elsewhere = listening_elsewhere(&pids);
     assert!(elsewhere.is_empty(), "{elsewhere:?}");
+}
+
+#[test]
+fn mariadb_has_its_accounts_and_its_databases() {
+    let mariadb = need!(Rig::shared().mariadb());
+    let accounts = mariadb
+        .sql(
+            "select group_concat(distinct user order by user separator ' ') from mysql.global_priv",
+        )
+        .expect("the superuser may ask");
+    let expected = "certonly ed expired lim locked mariadb.sys nopw onlocal othersubject probe reader root subject tlsonly";
+    assert_eq!(accounts, [[Some(expected.to_owned())]]);
+    let err = mariadb
+        .sql("select * from app.nowhere")
+        .expect_err("there is no such table");
+    assert!(err.to_string().contains("1146"), "{err}");
+    assert!(
+        !mariadb.log().contains("Aborted connection"),
+        "our own client is polite:\n{}",
+        mariadb.log()
+    );
+}
+
+#[test]
+fn every_kind_of_mariadb_starts() {
+    let rig = Rig::shared();
+    for kind in [
+        MariaDbKind::Intermediate,
+        MariaDbKind::Expired,
+        MariaDbKind::NotYetValid,
+        MariaDbKind::WrongName,
+        MariaDbKind::UnknownCa,
+        MariaDbKind::SelfSigned,
+        MariaDbKind::NoTls,
+        MariaDbKind::TlsOnly,
+        MariaDbKind::Full,
+    ] {
+        let started = Instant::now();
+        let mariadb = need!(rig.get(kind));
+        eprintln!("{kind:?}: {:?}", started.elapsed());
+        let facts = mariadb
+            .sql("select @@have_ssl, @@require_secure_transport, @@max_connections")
+            .expect("the superuser may ask");
+        let has_ssl = match kind {
+            MariaDbKind::NoTls => "DISABLED",
+            _ => "YES",
+        };
+        let is_full = kind == MariaDbKind::Full;
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            facts,
+            [[
+                text(has_ssl),
+                text(if kind == MariaDbKind::TlsOnly {
+                    "1"
+                } else {
+                    "0"
+                }),
+                text(if is_full { "10" } else { "151" }),
+            ]],
+            "{kind:?}"
+        );
+    }
+    let full = need!(rig.get(MariaDbKind::FullForAll));
+    assert!(greeting(full.port()).contains("Too many connections"));
+}
+
+#[test]
+fn mariadb_s_own_client_takes_our_mysql_8_for_one() {
+    let rig = Rig::shared();
+    need!(rig.mariadb());
+    let peer = Mysql8::start(&rig.pki().server).expect("a peer");
+    let client = |user: &str, password: &str, tls: &str| {
+        let output = Command::new("mariadb")
+            .args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1", tls])
+            .arg(format!("--port={}", peer.port()))
+            .arg(format!("--user={user}"))
+            .arg(format!("--password={password}"))
+            .args(["--batch", "--execute=select 1"])
+            .output()
+            .expect("it came with the server");
+        let said = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&said).into_owned()
+    };
+    let (plain, tls) = ("--skip-ssl", "--ssl");
+    for (user, way) in [
+        // Under the RSA key, by the scramble, and again with the password itself, over TLS.
+        ("probe", plain),
+        ("probe", plain),
+        ("probe", tls),
+        ("native", plain),
+        ("native", tls),
+        ("sha256", plain),
+        ("sha256", tls),
+    ] {
+        assert_eq!(client(user, PASSWORD, way), "1\n1\n", "{user} {way}");
+    }
+    peer.forget();
+    assert_eq!(client("probe", PASSWORD, tls), "1\n1\n");
+    assert_eq!(client("nopw", "", plain), "1\n1\n");
+    for (user, password, error) in [
+        ("probe", "wrong", "1045"),
+        ("probe", "", "1045"),
+        ("native", "wrong", "1045"),
+        ("sha256", "wrong", "1045"),
+        ("nobody", PASSWORD, "1045"),
+        ("locked", PASSWORD, "3118"),
+    ] {
+        for way in [plain, tls] {
+            let said = client(user, password, way);
+            assert!(said.contains(error), "{user} {way}: {said}");
+        }
+    }
+    let counts = peer.counts();
+    assert!(counts.fast >= 2, "{counts:?}");
+    assert!(counts.full_over_tls >= 1, "{counts:?}");
+    assert!(counts.full_under_rsa >= 1, "{counts:?}");
+    assert_eq!((counts.quit, counts.left), (9, 0), "{counts:?}");
+}
+
+/// What a server says before it is asked.
+fn greeting(port: u16) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
+    let mut greeting = [0; 1024];
+    let length = stream.read(&mut greeting).expect("a greeting");
+    String::from_utf8_lossy(&greeting[..length]).into_owned()
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::{
 };
 
 use conncheck_rig::{
-    BlackHole, Error, PASSWORD, Postgres, PrometheusKind, Result, Rig, SecantusKind, SlapdKind,
-    TokenServer,
+    BlackHole, Error, MariaDbKind, PASSWORD, Postgres, PrometheusKind, Result, Rig, SecantusKind,
+    SlapdKind, TokenServer,
     faults::{Refused, refused_on},
     ports,
     process::Spec,
@@ -61,12 +61,15 @@ const EXPECTED: &[Expected] = &[
     up("deploy-hook"),
     up("metrics"),
     up("staff-directory"),
+    up("product-db"),
     down("billing-db", "auth", Some("auth"), Some("28P01")),
     down("recommendations", "auth", Some("auth"), Some("18")),
     down("reporting-db", "connect_refused", Some("connect"), None),
     down("warehouse-db", "timeout", Some("connect"), None),
     down("archive-db", "secret", None, None),
     down("audit-trail", "not_found", Some("request"), Some("404")),
+    down("customer-db", "not_found", Some("auth"), Some("1049")),
+    down("shipping-db", "unavailable", Some("auth"), Some("1040")),
     down("job-queue", "permission", Some("request"), Some("NOPERM")),
     down("badge-directory", "not_found", Some("request"), Some("32")),
     down("partner-api", "tls_expired", Some("tls"), None),
@@ -223,6 +226,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
     let secantus = rig.get(SecantusKind::Tls)?;
     let rabbitmq = rig.rabbitmq()?;
     let slapd = rig.get(SlapdKind::Main)?;
+    let (mariadb, full) = (rig.mariadb()?, rig.get(MariaDbKind::FullForAll)?);
     let authority: Vec<String> = rig
         .pki()
         .ca
@@ -235,6 +239,8 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@postgres@", postgres.port()),
         ("@amqp@", rabbitmq.port()),
         ("@amqps@", rabbitmq.tls_port()),
+        ("@mariadb@", mariadb.port()),
+        ("@mariadb_full@", full.port()),
         ("@redis@", redis.port()),
         ("@rediss@", redis.tls_port()),
         ("@mongodb@", secantus.port()),

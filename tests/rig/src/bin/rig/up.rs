@@ -18,6 +18,13 @@ pub fn run() -> Result<()> {
             postgres.url("probe")
         );
     }
+    if let Ok(mariadb) = rig.mariadb() {
+        println!(
+            "MariaDB (pid {}):     {}",
+            mariadb.process().pid(),
+            mariadb.url("probe")
+        );
+    }
     if let Ok(redis) = rig.redis() {
         println!(
             "Redis (pid {}):       {}  {}",
