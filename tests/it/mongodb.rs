@@ -385,16 +385,21 @@ fn every_mode_of_tls() {
             "tls_unknown_ca",
         ),
         // Any certificate.
-        (&unknown_ca, "tlsInsecure=true".to_owned(), &none, ""),
         (
             &unknown_ca,
-            "tlsInsecure=false".to_owned(),
+            "tls=true&tlsInsecure=true".to_owned(),
+            &none,
+            "",
+        ),
+        (
+            &unknown_ca,
+            "tls=true&tlsInsecure=false".to_owned(),
             &none,
             "tls_unknown_ca",
         ),
         (
             &unknown_ca,
-            "tlsAllowInvalidCertificates=true".to_owned(),
+            "tls=true&tlsAllowInvalidCertificates=true".to_owned(),
             &none,
             "",
         ),

@@ -16,10 +16,10 @@
 //! and keeps none of the chain of a handshake that failed.
 
 mod scram;
+mod topology;
 mod uri;
 mod wire;
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ use conncheck_config::{Field, Secret};
 use serde::Deserialize;
 
 use self::scram::{Conversation, Hash};
-use self::uri::{Mechanism, Mode, Seeds, Tags, TxtOptions, Uri, is_of_domain};
+use self::topology::{Member, ReadPreference, Role, Search};
+use self::uri::{Mechanism, Mode, Seeds, TxtOptions, Uri, is_of_domain};
 use self::wire::{Reply, Wire};
 use crate::address::Mistake;
 use crate::attempt::{Address, Attempt};
@@ -97,13 +98,6 @@ impl Login {
     }
 }
 
-struct ReadPreference {
-    mode: Mode,
-    tags: Vec<Tags>,
-    max_staleness: Option<Duration>,
-    heartbeat: Duration,
-}
-
 /// What the owner lets a step take, where less than the attempt's time.
 struct Limits {
     connect: Option<Duration>,
@@ -162,7 +156,7 @@ impl ProbeType for MongoDb {
                 mode,
                 tags: options.tags,
                 max_staleness: options.max_staleness,
-                heartbeat: options.heartbeat.unwrap_or(Duration::from_secs(10)),
+                heartbeat: options.heartbeat.unwrap_or(uri::HEARTBEAT),
             },
             limits: Limits {
                 connect: options.connect_timeout,
@@ -194,6 +188,7 @@ impl ProbeType for MongoDb {
 
     async fn probe(&self, attempt: &mut Attempt) -> Result<(), Failure> {
         let clock = Clock::new(attempt);
+        attempt.limit(least([self.limits.selection, self.limits.all]));
         let deployment = self.look_up(attempt).await?;
         let mut server = self.select(attempt, &deployment, &clock).await?;
         attempt.server(server.member.to_string());
@@ -218,8 +213,7 @@ fn misread(access: &Access<'_>, field: Field, prefix: &str, mistake: Mistake) ->
     }
 }
 
-/// What `tls` and everything around it come to. As in the drivers, whoever gives an option of TLS
-/// means TLS; so does whoever gives a certificate.
+/// What `tls` and everything around it come to. Whoever gives a certificate means TLS.
 fn tls(
     access: &Access<'_>,
     settings: &Settings,
@@ -227,9 +221,15 @@ fn tls(
 ) -> Result<Option<Tls>, Invalid> {
     let mut options =
         access.tls_options(settings.insecure_skip_verify, settings.server_name.clone());
-    let is_meant = in_url.is_meant || options.ca_cert.is_some() || options.client_cert.is_some();
-    if !in_url.enabled.unwrap_or(is_meant) {
-        return Ok(None);
+    let is_meant = options.ca_cert.is_some() || options.client_cert.is_some();
+    match (in_url.enabled, in_url.adverb) {
+        (None, Some(option)) if !is_meant => {
+            return Err(access
+                .invalid(Field::Url, format!("bad `url`: {option} without `tls`"))
+                .hint("some drivers speak TLS then, and some do not: add `tls=true`"));
+        }
+        (enabled, _) if !enabled.unwrap_or(is_meant) => return Ok(None),
+        _ => {}
     }
     let file = |path: &Option<String>| {
         path.as_ref()
@@ -385,12 +385,8 @@ struct Deployment {
     auth_source: Option<String>,
 }
 
-const NO_ROOM: &str =
-    "it does so to whom it has no room for (`net.maxIncomingConnections`), without a word";
-const NO_ROOM_OR_TLS: &str = "it does so to whom does not speak TLS where it is wanted (`tls=true`), and to whom it has no room for (`net.maxIncomingConnections`), without a word";
-
-/// How many hosts are asked at most: a replica set has fifty members.
-const HOSTS_MAX: usize = 64;
+const NO_ROOM: &str = "a server that has no room for more connections does so, and says nothing (`net.maxIncomingConnections`)";
+const NO_ROOM_OR_TLS: &str = "a server that wants TLS does so (`tls=true`), and one that has no room for more connections (`net.maxIncomingConnections`); neither says a word";
 
 impl MongoDb {
     /// Asks the name servers, where they are to know the hosts.
@@ -492,21 +488,22 @@ impl MongoDb {
                     continue;
                 }
             };
-            search.follow(&server.member);
-            match self.judge(deployment, &server.member) {
+            let verdict = self.judge(deployment, &server.member);
+            // Whoever is of another deployment knows nobody that we look for.
+            if !matches!(&verdict, Verdict::Refused(cause) if cause.reason == Reason::Assertion) {
+                search.follow(&server.member);
+            }
+            let cause = match verdict {
                 Verdict::Taken => return Ok(server),
+                Verdict::Refused(cause) => cause,
                 Verdict::Kept(cause) => {
                     search.kept.push(server.member);
-                    let failure = cause.in_phase(self.greeting_phase());
-                    search
-                        .failed
-                        .push((address.clone(), named(&address, failure)));
+                    cause
                 }
-                Verdict::Refused(cause) => {
-                    let failure = self.told_of(&address, cause.in_phase(self.greeting_phase()));
-                    search.failed.push((address, failure));
-                }
-            }
+            };
+            let failure = self.told_of(&address, cause.in_phase(self.greeting_phase()));
+            attempt.failed_before(&failure.message);
+            search.failed.push((address, failure));
         }
         // Nobody was right at once; is one of them second best?
         match self.wanted.second_best(&search.kept) {
@@ -536,10 +533,8 @@ impl MongoDb {
         address: &Address,
     ) -> Result<Server, Failure> {
         let mut stream = attempt.dial(address).await?;
-        match (&self.tls, address) {
-            // A socket file is not encrypted.
-            (None, _) | (_, Address::Unix(_)) => {}
-            (Some(tls), _) => (stream, _) = attempt.tls(stream, tls, address.host()).await?,
+        if let Some(tls) = &self.tls {
+            (stream, _) = attempt.tls(stream, tls, address.host()).await?;
         }
         let mut wire = Wire::new(stream);
         let what = "the server did not answer `hello`";
@@ -732,6 +727,7 @@ impl MongoDb {
     fn nobody(&self, seeds: &[Address], search: Search) -> Failure {
         let primary = |address: &Address| search.primaries.contains(address);
         let was_told = |address: &Address| !seeds.contains(address);
+        let is_alone = search.failed.len() == 1;
         let ranked = search
             .failed
             .iter()
@@ -744,7 +740,10 @@ impl MongoDb {
                     _ if primary(address) || was_told(address) => 1,
                     _ => 3,
                 };
-                let mut failure = failure.clone();
+                let mut failure = match is_alone {
+                    true => failure.clone(),
+                    false => named(address, failure.clone()),
+                };
                 if out_of_reach && was_told(address) {
                     failure.hint = Some(
                         "members are reached by the names in the replica set's configuration (`rs.conf()`), which must lead there from here too; `directConnection=true` asks the host of the URL alone"
@@ -931,258 +930,14 @@ enum Verdict {
     Refused(Cause),
 }
 
-/// Who is still to be asked, and what was seen so far.
-struct Search {
-    waiting: VecDeque<Address>,
-    asked: Vec<Address>,
-    kept: Vec<Member>,
-    failed: Vec<(Address, Failure)>,
-    /// Whom a member has named as the primary.
-    primaries: Vec<Address>,
-}
-
-impl Search {
-    fn new(seeds: &[Address]) -> Self {
-        let mut waiting = VecDeque::new();
-        for seed in seeds {
-            if !waiting.contains(seed) {
-                waiting.push_back(seed.clone());
-            }
-        }
-        Self {
-            waiting,
-            asked: Vec::new(),
-            kept: Vec::new(),
-            failed: Vec::new(),
-            primaries: Vec::new(),
-        }
-    }
-
-    fn next(&mut self) -> Option<Address> {
-        let address = self.waiting.pop_front()?;
-        self.asked.push(address.clone());
-        Some(address)
-    }
-
-    /// The primary that a member names is asked next, the others after everybody else.
-    fn follow(&mut self, member: &Member) {
-        if let Some(primary) = &member.primary {
-            self.primaries.push(primary.clone());
-            if !self.asked.contains(primary) {
-                self.waiting.retain(|waiting| waiting != primary);
-                self.waiting.push_front(primary.clone());
-            }
-        }
-        for address in &member.members {
-            let is_known = self.asked.contains(address) || self.waiting.contains(address);
-            if !is_known && self.asked.len() + self.waiting.len() < HOSTS_MAX {
-                self.waiting.push_back(address.clone());
-            }
-        }
-    }
-}
-
-impl ReadPreference {
-    /// Whether this member is as good as any can be.
-    fn takes(&self, member: &Member) -> bool {
-        let has_tags = || {
-            self.tags.first().is_none_or(|wanted| member.has(wanted))
-                && self.max_staleness.is_none()
-        };
-        match self.mode {
-            Mode::Primary | Mode::PrimaryPreferred => member.role == Role::Primary,
-            Mode::Secondary | Mode::SecondaryPreferred => {
-                member.role == Role::Secondary && has_tags()
-            }
-            Mode::Nearest => has_tags(),
-        }
-    }
-
-    /// The best of those that there are, once everybody was asked.
-    fn second_best<'m>(&self, members: &'m [Member]) -> Option<&'m Member> {
-        let of = |role: Role| members.iter().filter(move |member| member.role == role);
-        let primary = of(Role::Primary).next();
-        let newest = members.iter().filter_map(|member| member.last_write).max();
-        let is_fresh = |member: &&Member| match (self.max_staleness, newest, member.last_write) {
-            (Some(limit), Some(newest), Some(last)) => {
-                Duration::from_millis(newest.abs_diff(last)) + self.heartbeat <= limit
-            }
-            (Some(_), ..) => member.role == Role::Primary,
-            (None, ..) => true,
-        };
-        let tagged = |candidates: Vec<&'m Member>| match &self.tags[..] {
-            [] => candidates.first().copied(),
-            sets => sets
-                .iter()
-                .find_map(|set| candidates.iter().copied().find(|member| member.has(set))),
-        };
-        let secondary = || tagged(of(Role::Secondary).filter(is_fresh).collect());
-        match self.mode {
-            Mode::Primary => None,
-            Mode::PrimaryPreferred | Mode::Secondary => secondary(),
-            Mode::SecondaryPreferred => secondary().or(primary),
-            Mode::Nearest => tagged(members.iter().filter(is_fresh).collect()),
-        }
-    }
-}
-
-/// What a server is, by its own word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Standalone,
-    /// `mongos`: the router of a sharded cluster.
-    Router,
-    Primary,
-    Secondary,
-    Arbiter,
-    /// A member that starts up, recovers, or is hidden.
-    Other,
-    /// Started as a member of a set, and not told which.
-    Uninitiated,
-}
-
-impl Role {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Standalone => "a standalone server",
-            Self::Router => "a router of a sharded cluster",
-            Self::Primary => "a primary",
-            Self::Secondary => "a secondary",
-            Self::Arbiter => "an arbiter",
-            Self::Other | Self::Uninitiated => "a member of a replica set",
-        }
-    }
-}
-
-/// What a server says of itself.
-#[derive(Clone, Debug)]
-struct Member {
-    /// As it was reached.
-    address: Address,
-    role: Role,
-    set: Option<String>,
-    /// By the names in the set's configuration, arbiters included.
-    members: Vec<Address>,
-    primary: Option<Address>,
-    tags: Tags,
-    /// Milliseconds since 1970.
-    last_write: Option<i64>,
-    wire_version: i64,
-    /// The ways to log in that there are for our user.
-    mechanisms: Option<Vec<String>>,
-    is_behind_load_balancer: bool,
-}
-
-/// Since 3.6 servers speak `OP_MSG`.
-const OLDEST_WIRE_VERSION: i64 = 6;
-
-impl Member {
-    fn read(address: &Address, reply: &Reply) -> Result<Self, Cause> {
-        let is_primary = reply.is("isWritablePrimary") || reply.is("ismaster");
-        let set = reply.text("setName").map(str::to_owned);
-        let role = match &set {
-            _ if reply.text("msg") == Some("isdbgrid") => Role::Router,
-            None if reply.is("isreplicaset") => Role::Uninitiated,
-            None => Role::Standalone,
-            Some(_) if reply.is("hidden") => Role::Other,
-            Some(_) if is_primary => Role::Primary,
-            Some(_) if reply.is("secondary") => Role::Secondary,
-            Some(_) if reply.is("arbiterOnly") => Role::Arbiter,
-            Some(_) => Role::Other,
-        };
-        let wire_version = reply
-            .number("maxWireVersion")
-            .ok_or_else(|| Cause::protocol("the answer to `hello` is not that of MongoDB"))?;
-        if wire_version < OLDEST_WIRE_VERSION {
-            return Err(Cause::protocol(format!(
-                "the server is too old: it speaks wire version {wire_version}, and {OLDEST_WIRE_VERSION} (MongoDB 3.6) is needed"
-            )));
-        }
-        // What cannot be read cannot be reached either.
-        let host = |text: &str| uri::host(text).ok();
-        Ok(Self {
-            address: address.clone(),
-            role,
-            set,
-            members: ["hosts", "passives", "arbiters"]
-                .into_iter()
-                .filter_map(|key| reply.texts(key))
-                .flatten()
-                .filter_map(|text| host(&text))
-                .collect(),
-            primary: reply.text("primary").and_then(host),
-            tags: reply.pairs("tags"),
-            last_write: reply
-                .document("lastWrite")
-                .and_then(|last| last.get_datetime("lastWriteDate").ok())
-                .map(|date| date.timestamp_millis()),
-            wire_version,
-            mechanisms: reply.texts("saslSupportedMechs"),
-            is_behind_load_balancer: reply.has("serviceId"),
-        })
-    }
-
-    /// Whether `address` is what the set calls one of its members.
-    fn goes_by(&self, address: &Address) -> bool {
-        self.members.is_empty() || self.members.contains(address) || self.role == Role::Other
-    }
-
-    fn has(&self, wanted: &Tags) -> bool {
-        wanted.iter().all(|tag| self.tags.contains(tag))
-    }
-
-    /// A server that does not say knows SHA-1 only.
-    fn best_hash(&self) -> Hash {
-        match &self.mechanisms {
-            Some(known) if known.iter().any(|name| name == Hash::Sha256.mechanism()) => {
-                Hash::Sha256
-            }
-            _ => Hash::Sha1,
-        }
-    }
-}
-
-/// `hello` does not say the version, but which it speaks as.
-const VERSIONS: &[(i64, &str)] = &[
-    (6, "3.6"),
-    (7, "4.0"),
-    (8, "4.2"),
-    (9, "4.4"),
-    (13, "5.0"),
-    (17, "6.0"),
-    (21, "7.0"),
-    (25, "8.0"),
-];
-
-impl std::fmt::Display for Member {
-    /// `MongoDB 8.0 protocol, primary of rs0`
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let version = VERSIONS
-            .iter()
-            .rev()
-            .find(|(wire, _)| *wire <= self.wire_version)
-            .map_or("3.6", |(_, version)| version);
-        write!(f, "MongoDB {version} protocol")?;
-        let set = self.set.as_deref().unwrap_or_default();
-        match self.role {
-            Role::Standalone | Role::Uninitiated => Ok(()),
-            Role::Router => write!(f, ", router"),
-            Role::Primary => write!(f, ", primary of {set}"),
-            Role::Secondary => write!(f, ", secondary of {set}"),
-            Role::Arbiter => write!(f, ", arbiter of {set}"),
-            Role::Other => write!(f, ", member of {set}"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
     use std::sync::Arc;
 
     use bson::Document;
-    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+    use tokio::net::{TcpListener, UnixListener};
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
@@ -1236,6 +991,7 @@ mod tests {
             (url("h/?readPreferenceTags=a:b"), "primary"),
             (url("h/?maxStalenessSeconds=90"), "primary"),
             (url("h/?tlsCAFile=/nowhere"), "/nowhere"),
+            (url("h/?tlsInsecure=true"), "`tls=true`"),
         ] {
             let said = message(&spec);
             assert!(said.contains(says), "{spec}: {said}");
@@ -1288,6 +1044,26 @@ mod tests {
         Document::from_reader(&rest[12 + 5..]).unwrap()
     }
 
+    /// Answers one command after the other, and waits for their goodbye. Gives what it heard.
+    async fn play(
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        answers: &[RawDocumentBuf],
+    ) -> Vec<Document> {
+        let mut heard = Vec::new();
+        for (request, answer) in answers.iter().enumerate() {
+            heard.push(command(&mut stream).await);
+            let message = wire::tests::reply_to(request as u32 + 1, answer);
+            stream.write_all(&message).await.unwrap();
+        }
+        let rest = stream.read_to_end(&mut Vec::new()).await;
+        assert_eq!(rest.unwrap(), 0, "nothing more is asked");
+        heard
+    }
+
+    fn hello() -> RawDocumentBuf {
+        rawdoc! { "ok": 1.0, "maxWireVersion": 21 }
+    }
+
     #[tokio::test]
     async fn a_plain_login_sends_the_password_inside_tls() {
         let authority = Authority::new("test CA");
@@ -1303,42 +1079,21 @@ mod tests {
             quoted(&authority.pem)
         );
         let probe = build("mongodb", &spec, &[]).unwrap();
-        for (done, reason) in [
+        let answer = |done: bool| rawdoc! { "ok": 1.0, "conversationId": 1, "done": done };
+        for (answers, reason) in [
+            (vec![hello(), answer(true), rawdoc! { "ok": 1.0 }], None),
+            (vec![hello(), answer(false)], Some(Reason::Protocol)),
             (
-                rawdoc! { "ok": 1.0, "conversationId": 1, "done": true },
-                None,
-            ),
-            (
-                rawdoc! { "ok": 1.0, "conversationId": 1, "done": false },
-                Some(Reason::Protocol),
-            ),
-            (
-                rawdoc! { "ok": 0.0, "code": 18, "errmsg": "no" },
+                vec![hello(), rawdoc! { "ok": 0.0, "code": 18, "errmsg": "no" }],
                 Some(Reason::Auth),
             ),
         ] {
             let server = async {
                 let (stream, _) = listener.accept().await.unwrap();
-                let mut stream = acceptor.accept(stream).await.unwrap();
-                let mut heard = Vec::new();
-                let hello = rawdoc! { "ok": 1.0, "maxWireVersion": 21 };
-                let ok = rawdoc! { "ok": 1.0 };
-                let answers = match reason {
-                    None => vec![&hello, &done, &ok],
-                    Some(_) => vec![&hello, &done],
-                };
-                for (request, answer) in answers.into_iter().enumerate() {
-                    heard.push(command(&mut stream).await);
-                    let message = wire::tests::reply_to(request as u32 + 1, answer);
-                    stream.write_all(&message).await.unwrap();
-                }
-                // Their goodbye.
-                let _ = stream.read_to_end(&mut Vec::new()).await;
-                heard
+                play(acceptor.accept(stream).await.unwrap(), &answers).await
             };
             let (heard, outcome) = tokio::join!(server, run(&probe, LONG));
-            let given = outcome.result.err().map(|failure| failure.reason);
-            assert_eq!(given, reason);
+            assert_eq!(outcome.result.err().map(|failure| failure.reason), reason);
             let login = &heard[1];
             assert_eq!(login.get_str("mechanism").unwrap(), "PLAIN");
             assert_eq!(login.get_str("$db").unwrap(), "$external");
@@ -1347,106 +1102,22 @@ mod tests {
         }
     }
 
-    fn member(name: &str, role: Role) -> Member {
-        Member {
-            address: uri::host(name).unwrap(),
-            role,
-            set: Some("rs0".to_owned()),
-            members: Vec::new(),
-            primary: None,
-            tags: vec![("dc".to_owned(), name.to_owned())],
-            last_write: Some(1_000_000),
-            wire_version: 21,
-            mechanisms: None,
-            is_behind_load_balancer: false,
-        }
-    }
-
-    fn wanted(mode: Mode) -> ReadPreference {
-        ReadPreference {
-            mode,
-            tags: Vec::new(),
-            max_staleness: None,
-            heartbeat: Duration::from_secs(10),
-        }
-    }
-
-    #[test]
-    fn the_second_best_is_what_the_mode_allows() {
-        let all = [member("a", Role::Primary), member("b", Role::Secondary)];
-        for (mode, best, without_primary, without_secondary) in [
-            (Mode::Primary, None, None, None),
-            (Mode::PrimaryPreferred, Some("b"), Some("b"), None),
-            (Mode::Secondary, Some("b"), Some("b"), None),
-            (Mode::SecondaryPreferred, Some("b"), Some("b"), Some("a")),
-            (Mode::Nearest, Some("a"), Some("b"), Some("a")),
-        ] {
-            for (members, expected) in [
-                (&all[..], best),
-                (&all[1..], without_primary),
-                (&all[..1], without_secondary),
-            ] {
-                let found = wanted(mode).second_best(members);
-                let found = found.map(|member| member.address.host());
-                assert_eq!(found, expected, "{mode:?} of {} members", members.len());
-            }
-        }
-    }
-
-    #[test]
-    fn tags_and_staleness_narrow_the_choice() {
-        let tag = |value: &str| vec![("dc".to_owned(), value.to_owned())];
-        let mut old = member("b", Role::Secondary);
-        old.last_write = Some(1_000_000 - 85_000);
-        let all = [
-            member("a", Role::Primary),
-            old,
-            member("c", Role::Secondary),
-        ];
-        let best = |wanted: &ReadPreference| {
-            let found = wanted.second_best(&all);
-            found.map(|member| member.address.host().to_owned())
+    #[tokio::test]
+    async fn a_socket_file_is_a_host() {
+        let dir = std::env::temp_dir().join(format!("conncheck-mongodb-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("m.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let host = path.to_str().unwrap().replace('/', "%2F");
+        let probe = build("mongodb", &url(&format!("{host}/app")), &[]).unwrap();
+        let server = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            play(stream, &[hello(), rawdoc! { "ok": 1.0 }]).await
         };
-        let mut secondary = wanted(Mode::Secondary);
-        secondary.tags = vec![tag("nowhere"), tag("c")];
-        assert_eq!(best(&secondary).as_deref(), Some("c"));
-        assert!(!secondary.takes(&all[2]));
-        secondary.tags = vec![tag("c")];
-        assert!(secondary.takes(&all[2]) && !secondary.takes(&all[1]));
-        secondary.tags = vec![tag("nowhere")];
-        assert_eq!(best(&secondary), None);
-        secondary.tags = Vec::new();
-        secondary.max_staleness = Some(Duration::from_secs(90));
-        // 85 s behind, and what may have happened since it was last seen.
-        assert_eq!(best(&secondary).as_deref(), Some("c"));
-        secondary.max_staleness = Some(Duration::from_secs(95));
-        assert_eq!(best(&secondary).as_deref(), Some("b"));
-    }
-
-    #[test]
-    fn the_primary_is_asked_next_and_nobody_twice() {
-        let address = |name: &str| uri::host(name).unwrap();
-        let mut search = Search::new(&[address("a"), address("b"), address("a")]);
-        assert_eq!(search.next(), Some(address("a")));
-        let mut a = member("a", Role::Secondary);
-        a.primary = Some(address("c"));
-        a.members = ["a", "b", "c", "d"].map(address).to_vec();
-        search.follow(&a);
-        for name in ["c", "b", "d"] {
-            assert_eq!(search.next(), Some(address(name)));
-        }
-        search.follow(&a);
-        assert_eq!(search.next(), None);
-    }
-
-    #[test]
-    fn a_peer_cannot_send_us_round_for_ever() {
-        let mut search = Search::new(&[uri::host("a").unwrap()]);
-        let mut a = member("a", Role::Secondary);
-        a.members = (0..1000)
-            .map(|n| uri::host(&format!("h{n}")).unwrap())
-            .collect();
-        search.follow(&a);
-        assert_eq!(search.waiting.len(), HOSTS_MAX);
+        let (heard, outcome) = tokio::join!(server, run(&probe, LONG));
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(outcome.is_up(), "{outcome:?}");
+        assert_eq!(heard[1].get_str("$db").unwrap(), "app");
+        assert_eq!(outcome.phases[0].0, Phase::Connect);
     }
 }

@@ -14,6 +14,11 @@ use crate::attempt::Address;
 
 const DEFAULT_PORT: u16 = 27017;
 
+/// How often a driver looks at each member, where nothing else is said.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How often a primary writes to its log when it has nothing to write.
+const IDLE_WRITE: Duration = Duration::from_secs(10);
+
 /// What a connection string says, understood.
 #[derive(Debug, PartialEq)]
 pub(super) struct Uri {
@@ -71,8 +76,8 @@ pub(super) struct TlsOptions {
     pub(super) ca_file: Option<String>,
     /// A certificate and its key in one file.
     pub(super) key_file: Option<String>,
-    /// Whether an option other than `tls` itself was given.
-    pub(super) is_meant: bool,
+    /// An option that says how TLS is spoken, and not whether.
+    pub(super) adverb: Option<&'static str>,
 }
 
 pub(super) type Tags = Vec<(String, String)>;
@@ -509,6 +514,13 @@ impl Given {
                 Seeds::Hosts(_) => {}
             }
         }
+        // Between two looks at a member it may fall behind by as much, and more while nobody writes.
+        let heartbeat = options.heartbeat.unwrap_or(HEARTBEAT);
+        if (options.max_staleness).is_some_and(|staleness| staleness < heartbeat + IDLE_WRITE) {
+            return Err(mistake(
+                "`maxStalenessSeconds` is not 10 seconds more than `heartbeatFrequencyMS`",
+            ));
+        }
         let max_hosts = match seeds {
             Seeds::Srv { max_hosts, .. } => *max_hosts,
             Seeds::Hosts(_) => 0,
@@ -530,21 +542,30 @@ impl Given {
                 return conflict("`loadBalanced`", "several hosts");
             }
         }
-        options.tls.is_meant = options.tls.ca_file.is_some()
-            || options.tls.key_file.is_some()
-            || [
-                self.insecure,
-                self.any_certificate,
-                self.any_name,
-                self.without_ocsp,
+        let file = [
+            (options.tls.ca_file.is_some(), "`tlsCAFile`"),
+            (options.tls.key_file.is_some(), "`tlsCertificateKeyFile`"),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.then_some(name));
+        let adverb = [
+            (self.insecure, "`tlsInsecure`"),
+            (self.any_certificate, "`tlsAllowInvalidCertificates`"),
+            (self.any_name, "`tlsAllowInvalidHostnames`"),
+            (self.without_ocsp, "`tlsDisableOCSPEndpointCheck`"),
+            (
                 self.without_revocation,
-            ]
-            .iter()
-            .any(Option::is_some);
-        options.tls.enabled = match (self.tls, seeds) {
-            (None, Seeds::Srv { .. }) => Some(true),
-            (given, _) => given,
-        };
+                "`tlsDisableCertificateRevocationCheck`",
+            ),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.map(|_| name));
+        if let (Some(false), Some(name)) = (self.tls, file.or(adverb)) {
+            return conflict("`tls=false`", name);
+        }
+        let is_srv = matches!(seeds, Seeds::Srv { .. });
+        options.tls.enabled = self.tls.or((is_srv || file.is_some()).then_some(true));
+        options.tls.adverb = adverb;
         options.tls.any_certificate =
             self.insecure == Some(true) || self.any_certificate == Some(true);
         options.tls.any_name = self.any_name == Some(true);
@@ -863,6 +884,10 @@ mod tests {
             ("replicaSet", "`=`"),
             ("connectTimeoutMS=-1", "`connectTimeoutMS`"),
             ("maxStalenessSeconds=89", "90"),
+            (
+                "maxStalenessSeconds=90&heartbeatFrequencyMS=80001",
+                "`heartbeatFrequencyMS`",
+            ),
             ("readPreference=first", "`readPreference`"),
             ("readPreferenceTags=dc", "`:`"),
             ("srvServiceName=x", "mongodb+srv"),
@@ -890,6 +915,8 @@ mod tests {
             "mongodb://a/?loadBalanced=true&replicaSet=rs0",
             "mongodb+srv://c.example.com/?loadBalanced=true&srvMaxHosts=1",
             "mongodb+srv://c.example.com/?replicaSet=rs0&srvMaxHosts=1",
+            "mongodb://a/?tls=false&tlsCAFile=/ca",
+            "mongodb+srv://c.example.com/?tls=false&tlsInsecure=true",
             "mongodb://a/?tlsInsecure=true&tlsAllowInvalidCertificates=true",
             "mongodb://a/?tlsInsecure=false&tlsAllowInvalidHostnames=false",
             "mongodb://a/?tlsInsecure=true&tlsDisableOCSPEndpointCheck=true",
@@ -921,7 +948,6 @@ mod tests {
             }
         );
         assert_eq!(uri.options.tls.enabled, Some(true));
-        assert!(!uri.options.tls.is_meant);
         let plain = read("mongodb+srv://cluster.example.com/?tls=false");
         assert_eq!(plain.options.tls.enabled, Some(false));
         for text in [
@@ -980,8 +1006,18 @@ mod tests {
         assert!(tls("tlsInsecure=true").any_certificate);
         assert!(tls("tlsAllowInvalidCertificates=true").any_certificate);
         assert!(tls("tlsAllowInvalidHostnames=true").any_name);
-        assert!(tls("tlsCAFile=/ca").is_meant);
-        assert!(!tls("tls=true").is_meant);
+        // A file is only there for TLS; the others do not say whether it is spoken.
+        for (text, enabled) in [
+            ("tls=true", Some(true)),
+            ("tls=false", Some(false)),
+            ("tlsCAFile=/ca", Some(true)),
+            ("tlsCertificateKeyFile=/k", Some(true)),
+            ("tlsInsecure=true", None),
+            ("tlsDisableOCSPEndpointCheck=false", None),
+        ] {
+            assert_eq!(tls(text).enabled, enabled, "{text}");
+        }
+        assert_eq!(tls("tlsInsecure=true").adverb, Some("`tlsInsecure`"));
         assert_eq!(
             tls("tlsCertificateKeyFile=/k").key_file.as_deref(),
             Some("/k")
