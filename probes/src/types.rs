@@ -100,6 +100,8 @@ mod http;
 mod ldap;
 #[cfg(feature = "mongodb")]
 mod mongodb;
+#[cfg(feature = "mssql")]
+mod mssql;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
@@ -117,6 +119,7 @@ types! {
     mongodb "mongodb" => MongoDb, "mongodb", ["mongo"], ["mongodb", "mongodb+srv"];
     ldap "ldap" => Ldap, "ldap", ["ldaps"], ["ldap", "ldaps", "ldapi"];
     mysql "mysql" => Mysql, "mysql", ["mariadb"], ["mysql", "mariadb"];
+    mssql "mssql" => Mssql, "mssql", ["sql_server", "sqlserver", "sql-server"], ["sqlserver", "mssql"];
 
     postgres "postgres" => Postgres, "postgres", ["postgresql"], ["postgres", "postgresql"];
 

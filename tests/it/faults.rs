@@ -78,6 +78,19 @@ pub(crate) const TALKS: &[Talk] = &[
         reply: (MONGODB_HELLO, "auth"),
     },
     Talk {
+        type_name: "mssql",
+        spec: |at| json!({"type": "mssql", "url": format!("sqlserver://probe:secret@{at}?encrypt=disable")}),
+        spec_with_tls: |at| json!({"type": "mssql", "url": format!("sqlserver://probe:secret@{at}?encrypt=strict")}),
+        before_tls: Vec::new,
+        greeting: None,
+        first: "auth",
+        // To PRELOGIN: a version, and no encryption to be had.
+        reply: (
+            b"\x04\x01\0\x1a\0\0\x01\0\0\0\x0b\0\x06\x01\0\x11\0\x01\xff\x10\0\x10\x27\0\0\x02",
+            "auth",
+        ),
+    },
+    Talk {
         type_name: "mysql",
         spec: |at| json!({"type": "mysql", "url": format!("mysql://probe:secret@{at}/app?tls=disabled")}),
         spec_with_tls: |at| json!({"type": "mysql", "url": format!("mysql://probe:secret@{at}/app?tls=required")}),

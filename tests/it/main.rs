@@ -24,6 +24,7 @@ mod http;
 mod ldap;
 mod leaks;
 mod mongodb;
+mod mssql;
 mod mysql;
 mod postgres;
 mod program;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         leaks::trials(),
         mongodb::trials(),
         mysql::trials(),
+        mssql::trials(),
         postgres::trials(),
         prometheus::trials(),
         redaction::trials(),

@@ -9,7 +9,7 @@ use conncheck_rig::faults::{self, Peer, Step};
 use conncheck_rig::http::{HttpPeer, response};
 use conncheck_rig::ldap::{Answer, LdapPeer};
 use conncheck_rig::mongodb::{self, MongoPeer, doc};
-use conncheck_rig::{Rig, SecantusKind, SlapdKind, need};
+use conncheck_rig::{MssqlKind, Rig, SecantusKind, SlapdKind, need};
 use serde_json::{Value, json};
 
 use crate::check::with;
@@ -76,6 +76,13 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "mysql", "url": format!("mysql://probe@{at}/app"), "password": MARKER}),
         json!({"type": "mysql", "url": format!("mysql://{at}/app"), "secretRef": {"name": "whole"}}),
         json!({"type": "mysql", "url": format!("probe@tcp({at})/app"), "secretRef": {"name": "single", "key": "password"}}),
+        json!({"type": "mssql", "url": format!("sqlserver://{encoded}:{encoded}@{at}?encrypt=disable")}),
+        json!({"type": "mssql", "url": format!("mssql://parrot:{encoded}@{at}/orders"), "properties": {"trustServerCertificate": true}}),
+        json!({"type": "mssql", "url": ado(at)}),
+        json!({"type": "mssql", "url": format!("sqlserver://{at}?password={encoded}&user+id=parrot&encrypt=false")}),
+        json!({"type": "mssql", "url": format!("sqlserver://parrot@{at}?encrypt=false"), "password": MARKER}),
+        json!({"type": "mssql", "url": format!("sqlserver://{at}?encrypt=optional"), "secretRef": {"name": "whole"}}),
+        json!({"type": "mssql", "url": format!("sqlserver://parrot@{at}?encrypt=optional"), "secretRef": {"name": "single", "key": "password"}}),
         json!({"type": "http", "url": format!("http://M4RK3R-user:{encoded}@{at}/")}),
         json!({"type": "http", "url": format!("http://{at}/hook/{encoded}?token={encoded}")}),
         json!({"type": "http", "url": format!("http://{at}/"), "username": "probe", "password": MARKER}),
@@ -133,6 +140,12 @@ fn dsn(at: &str) -> String {
     let (host, port) = at.rsplit_once(':').unwrap();
     let quoted = MARKER.replace('\\', "\\\\").replace('\'', "\\'");
     format!("host={host} port={port} user=probe password='{quoted}' dbname=app")
+}
+
+fn ado(at: &str) -> String {
+    let server = at.replace(':', ",");
+    let quoted = MARKER.replace('"', "\"\"");
+    format!("Server=tcp:{server};User Id=parrot;Password=\"{quoted}\";Encrypt=false")
 }
 
 fn secret(name: &str, data: Value) -> Value {
@@ -197,6 +210,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
     let redis = need!(Rig::shared().redis());
     let slapd = need!(Rig::shared().get(SlapdKind::Main));
     let mariadb = need!(Rig::shared().mariadb());
+    let mssql = need!(Rig::shared().get(MssqlKind::Main));
     let nginx = need!(Rig::shared().nginx());
     for at in [
         refused.addr().to_string(),
@@ -213,6 +227,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         format!("127.0.0.1:{}", redis.port()),
         format!("127.0.0.1:{}", slapd.port()),
         format!("127.0.0.1:{}", mariadb.port()),
+        format!("127.0.0.1:{}", mssql.port()),
         format!("127.0.0.1:{}", nginx.http),
         format!("127.0.0.1:{}", nginx.https),
     ] {
@@ -343,6 +358,15 @@ fn mistakes_are_told_without_the_value() {
         json!({"type": "ldap", "url": "ldap://127.0.0.1", "properties": {"filter": format!("({MARKER}")}}),
         json!({"type": "ldap", "url": "ldap://127.0.0.1", "properties": {"auth": MARKER}}),
         json!({"type": "ldap", "url": "ldap://127.0.0.1", "properties": {"scope": MARKER}}),
+        json!({"type": "mssql", "url": format!("sqlserver://a:{MARKER}@127.0.0.1:1?encrypt={encoded}")}),
+        json!({"type": "mssql", "url": format!("sqlserver://a:b@127.0.0.1:1?encrypt={encoded}")}),
+        json!({"type": "mssql", "url": format!("sqlserver://a:b@127.0.0.1/{encoded}")}),
+        json!({"type": "mssql", "url": format!("Server=127.0.0.1;User Id=a;Password={MARKER};{MARKER}=1")}),
+        json!({"type": "mssql", "url": format!("Server=127.0.0.1;User Id=a;Password=x;{MARKER}")}),
+        json!({"type": "mssql", "url": format!("Server=127.0.0.1;User Id=a;Password=\"{MARKER}")}),
+        json!({"type": "mssql", "url": format!("Server={MARKER};User Id=a;Password=x")}),
+        json!({"type": "mssql", "url": format!("Server=127.0.0.1;User Id=a;Password=\"{MARKER}\";Packet Size={MARKER}")}),
+        json!({"type": "mssql", "url": "sqlserver://a:b@127.0.0.1:1", "properties": {"encrypt": MARKER}}),
         with(spec.clone(), json!({"username": {"M4RK3R": MARKER}})),
         with(spec.clone(), json!({"password": [MARKER]})),
         with(spec.clone(), json!({"password": {"value": [MARKER]}})),

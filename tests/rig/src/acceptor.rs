@@ -139,7 +139,7 @@ where
         }
         let (shared, serve) = (Arc::clone(state), Arc::clone(serve));
         let started = thread::Builder::new()
-            .stack_size(128 * 1024)
+            .stack_size(512 * 1024)
             .spawn(move || {
                 let _leaves = Leaves {
                     number,

@@ -60,6 +60,11 @@ pub const MONITORING_PLUGINS: Package = Package {
     name: "monitoring-plugins-standard",
     program: "check_ldap",
 };
+/// For `tsql`, a client of SQL Server's by others, which vouches for our peer.
+pub const FREETDS: Package = Package {
+    name: "freetds-bin",
+    program: "tsql",
+};
 pub const PYTHON: Package = Package {
     name: "python3-venv",
     program: "python3",
@@ -76,6 +81,7 @@ pub const ALL: &[Package] = &[
     PROMETHEUS,
     BLACKBOX,
     MONITORING_PLUGINS,
+    FREETDS,
     PYTHON,
 ];
 

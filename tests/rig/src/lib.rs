@@ -25,6 +25,7 @@ pub mod install;
 pub mod ldap;
 pub mod mariadb;
 pub mod mongodb;
+pub mod mssql;
 pub mod mysql8;
 pub mod nginx;
 mod packets;
@@ -52,6 +53,7 @@ pub use crate::{
     http::{HttpPeer, TokenServer},
     mariadb::{MariaDb, MariaDbKind},
     mongodb::MongoPeer,
+    mssql::{Mssql, MssqlKind},
     mysql8::Mysql8,
     nginx::{Nginx, NginxKind},
     pki::{Certified, Pki},

@@ -1,7 +1,6 @@
 //! TLS with any certificate in front of a server that has only one, or none.
 
 use std::{
-    fmt,
     io::{self, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     sync::Arc,
@@ -9,9 +8,10 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustls::{
-    ServerConfig, ServerConnection,
+    RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion,
     crypto::aws_lc_rs::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
 
 use crate::{
@@ -24,18 +24,42 @@ use crate::{
 
 /// What a server is that shows `certified` and asks nobody for a certificate.
 pub fn server_config(certified: &Certified) -> Result<ServerConfig> {
-    let wrong = |err: &dyn fmt::Display| Error::new(format!("{}: {err}", certified.name));
+    server_config_with(certified, None, rustls::DEFAULT_VERSIONS)
+}
+
+/// The same with these versions; given `clients`, it wants a certificate signed by that.
+pub fn server_config_with(
+    certified: &Certified,
+    clients: Option<&Certified>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<ServerConfig> {
+    make(certified, clients, versions)
+        .map_err(|err| Error::new(format!("{}: {err}", certified.name)))
+}
+
+fn make(
+    certified: &Certified,
+    clients: Option<&Certified>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<ServerConfig, Box<dyn std::error::Error>> {
     let chain = CertificateDer::pem_slice_iter(certified.cert_pem.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|err| wrong(&err))?;
-    let key =
-        PrivateKeyDer::from_pem_slice(certified.key_pem.as_bytes()).map_err(|err| wrong(&err))?;
-    ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|err| wrong(&err))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|err| wrong(&err))
+        .collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(certified.key_pem.as_bytes())?;
+    let provider = Arc::new(default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(
+                authority.cert_pem.as_bytes(),
+            )?)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build()?)
+        }
+    };
+    Ok(builder.with_single_cert(chain, key)?)
 }
 
 /// Ends TLS and hands on what is inside of it, in both directions.

@@ -10,8 +10,8 @@ use std::{
 };
 
 use conncheck_rig::{
-    BlackHole, Error, MariaDbKind, PASSWORD, Postgres, PrometheusKind, Result, Rig, SecantusKind,
-    SlapdKind, TokenServer,
+    BlackHole, Error, MariaDbKind, MssqlKind, PASSWORD, Postgres, PrometheusKind, Result, Rig,
+    SecantusKind, SlapdKind, TokenServer,
     faults::{Refused, refused_on},
     ports,
     process::Spec,
@@ -56,6 +56,7 @@ const EXPECTED: &[Expected] = &[
     up("session-cache"),
     up("customer-profiles"),
     up("order-events"),
+    up("invoices-db"),
     up("catalog-api"),
     up("payment-gateway"),
     up("deploy-hook"),
@@ -66,6 +67,7 @@ const EXPECTED: &[Expected] = &[
     down("recommendations", "auth", Some("auth"), Some("18")),
     down("reporting-db", "connect_refused", Some("connect"), None),
     down("warehouse-db", "timeout", Some("connect"), None),
+    down("ledger-db", "not_found", Some("auth"), Some("4060")),
     down("archive-db", "secret", None, None),
     down("audit-trail", "not_found", Some("request"), Some("404")),
     down("customer-db", "not_found", Some("auth"), Some("1049")),
@@ -227,6 +229,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
     let rabbitmq = rig.rabbitmq()?;
     let slapd = rig.get(SlapdKind::Main)?;
     let (mariadb, full) = (rig.mariadb()?, rig.get(MariaDbKind::FullForAll)?);
+    let mssql = rig.get(MssqlKind::Main)?;
     let authority: Vec<String> = rig
         .pki()
         .ca
@@ -245,6 +248,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@rediss@", redis.tls_port()),
         ("@mongodb@", secantus.port()),
         ("@ldap@", slapd.port()),
+        ("@mssql@", mssql.port()),
         ("@http@", nginx.http),
         ("@https@", nginx.https),
         ("@expired@", nginx.expired),

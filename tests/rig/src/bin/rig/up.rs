@@ -1,6 +1,6 @@
 //! `rig up`: the servers alone, for trying things by hand.
 
-use conncheck_rig::{PASSWORD, Result, Rig};
+use conncheck_rig::{MssqlKind, PASSWORD, Result, Rig};
 
 pub fn run() -> Result<()> {
     crate::install::servers()?;
@@ -48,6 +48,9 @@ pub fn run() -> Result<()> {
             nginx.url("/health"),
             nginx.https_url("/health")
         );
+    }
+    if let Ok(mssql) = rig.get(MssqlKind::Main) {
+        println!("SQL Server (a peer of ours): {}", mssql.url("probe"));
     }
     crate::serving();
     println!("until Ctrl-C");
