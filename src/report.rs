@@ -43,6 +43,7 @@ impl Entry {
     pub fn redact(&mut self, redactor: &Redactor) {
         let clean = |text: &mut String| *text = redactor.redact(text).into_owned();
         self.outcome.server.iter_mut().for_each(clean);
+        self.outcome.failed_before.iter_mut().for_each(clean);
         if let Some(tls) = &mut self.outcome.tls {
             tls.subject
                 .iter_mut()
@@ -134,6 +135,7 @@ mod tests {
                 server: None,
                 http_status: None,
                 credential_expiry: None,
+                failed_before: Vec::new(),
                 result: Ok(()),
             },
         }
@@ -158,6 +160,7 @@ mod tests {
             issuer: Some("CN=ca".to_owned()),
         });
         db.outcome.credential_expiry = Some(Timestamp::UNIX_EPOCH);
+        db.outcome.failed_before = vec!["`db-1:5432`: connection refused".to_owned()];
         let mut expired = entry("default", "old", "http", 5);
         expired.outcome.tls = Some(TlsFacts {
             version: Some("TLSv1.2".to_owned()),

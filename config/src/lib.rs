@@ -14,6 +14,7 @@ mod resolve;
 mod secret;
 mod secrets;
 mod template;
+mod urls;
 mod value;
 mod words;
 
@@ -23,4 +24,5 @@ pub use error::{ConfigError, Identity, Place, Spanned};
 pub use node::{Node, NodeError, read_one};
 pub use resolve::{Field, Found, Lookup, NotFound, RefKind, Resolved, Unresolved};
 pub use secret::{REDACTED, Secret};
+pub use urls::urls;
 pub use words::closest;

@@ -8,6 +8,7 @@ use crate::Secret;
 use crate::connection::Connection;
 use crate::node::{Data, Node};
 use crate::resolve::Resolved;
+use crate::urls::urls;
 use crate::value::{self, Value};
 
 /// Collects the secrets of one connection.
@@ -67,8 +68,14 @@ impl Secrets {
         self.push(&percent_decode_str(text).decode_utf8_lossy());
     }
 
-    /// User-info, and what is called a password, of a URL or DSN.
-    fn address(&mut self, address: &str) {
+    /// User-info, and what is called a password, of a URL or DSN, or of several URLs.
+    fn address(&mut self, text: &str) {
+        urls(text)
+            .into_iter()
+            .for_each(|address| self.one_address(address));
+    }
+
+    fn one_address(&mut self, address: &str) {
         let rest = address.split_once("://").map(|(_, rest)| rest);
         // A password that is not encoded may hold a `/`.
         let authority = match rest {

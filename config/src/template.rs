@@ -10,6 +10,7 @@
 //! |---|---|
 //! | the whole `url` is one template; a text that is neither URL nor DSN | as it is |
 //! | user-info or query of a URL | percent-encoded, all but letters, digits and `-._~` |
+//! | one of several URLs | by its own parts |
 //! | host of a URL | percent-encoded where it would end the host: `/ ? # @ \ %`, white space |
 //! | path of a URL | percent-encoded where it would end the path: `? # \ %`, white space |
 //! | fragment of a URL | percent-encoded: `%`, white space |
@@ -21,6 +22,7 @@
 
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::urls;
 use crate::words::{listed, nearest};
 
 /// One piece of a text.
@@ -264,6 +266,8 @@ enum Form {
         path: usize,
         query: usize,
     },
+    /// Several URLs, by where they start.
+    Urls(Vec<(usize, Self)>),
     Libpq,
     Ado,
 }
@@ -285,7 +289,7 @@ impl Form {
             *end > 0 && text[..*end].bytes().all(scheme)
         });
         if let Some(scheme) = scheme {
-            return Self::url(&text, scheme, scheme + 3);
+            return Self::urls(&text, scheme);
         }
         if kind == Kind::Property {
             return Self::Raw;
@@ -305,6 +309,25 @@ impl Form {
         match keyword.contains(' ') || text.contains(';') {
             true => Self::Ado,
             false => Self::Libpq,
+        }
+    }
+
+    /// One URL, whose scheme ends there, or several.
+    fn urls(text: &str, scheme: usize) -> Self {
+        let starts = urls::starts(text);
+        let ends = starts.iter().skip(1).copied().chain([text.len()]);
+        let mut urls: Vec<(usize, Self)> = starts
+            .iter()
+            .zip(ends)
+            .map(|(start, end)| {
+                let found = text[*start..end].find("://");
+                let scheme = found.map_or(scheme, |found| start + found);
+                (*start, Self::url(&text[..end], scheme, scheme + 3))
+            })
+            .collect();
+        match urls.len() {
+            1 => urls.remove(0).1,
+            _ => Self::Urls(urls),
         }
     }
 
@@ -351,6 +374,12 @@ impl Form {
                     _ => FRAGMENT,
                 };
                 filled.extend(utf8_percent_encode(value, set));
+            }
+            Self::Urls(urls) => {
+                let own = urls.iter().rev().find(|(start, _)| *start <= here.at);
+                if let Some((_, url)) = own {
+                    url.write(value, here, last, filled);
+                }
             }
             Self::Libpq => {
                 if whole {
@@ -404,6 +433,17 @@ mod tests {
 
     fn url(template: &str, value: &str) -> String {
         fill(&parse(template), Kind::Url, |_| Some(value.to_owned())).unwrap()
+    }
+
+    #[test]
+    fn each_of_several_urls_has_its_own_parts() {
+        assert_eq!(
+            url(
+                "https://u:$(password)@a:1, http://u:$(password)@b/$(name)?q=$(name)",
+                "x/@,y"
+            ),
+            "https://u:x%2F%40%2Cy@a:1, http://u:x%2F%40%2Cy@b/x/@,y?q=x%2F%40%2Cy"
+        );
     }
 
     #[test]

@@ -257,7 +257,8 @@ impl Attempt {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Notes what has failed and was not the end, so that a deadline that comes later tells of it.
+    /// Notes what has failed and was not the end: the outcome tells of it, and so does a deadline
+    /// that comes later.
     pub fn failed_before(&mut self, message: &str) {
         lock(&self.record).failed_before.push(message.to_owned());
     }
@@ -487,6 +488,10 @@ pub async fn run(probe: &Arc<dyn Probe>, deadline: Deadline, env: &Env) -> Outco
         server: record.server.take(),
         http_status: record.http_status,
         credential_expiry: record.credential_expiry,
+        failed_before: match res {
+            Ok(()) => std::mem::take(&mut record.failed_before),
+            Err(_) => Vec::new(),
+        },
         result: res,
     };
     outcome.phases.sort_by_key(|(phase, _)| *phase);
@@ -509,6 +514,7 @@ fn scrub(outcome: &mut Outcome, probe: &dyn Probe) {
         }
     }
     outcome.server.iter_mut().for_each(&mut clean);
+    outcome.failed_before.iter_mut().for_each(&mut clean);
     if let Some(tls) = &mut outcome.tls {
         tls.subject.iter_mut().for_each(&mut clean);
         tls.issuer.iter_mut().for_each(&mut clean);

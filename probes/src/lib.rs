@@ -59,7 +59,6 @@ mod login;
 mod outcome;
 mod probe;
 mod scrub;
-#[cfg(any(feature = "mongodb", feature = "postgres"))]
 mod several;
 mod site;
 #[cfg(test)]

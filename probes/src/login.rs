@@ -31,6 +31,16 @@ pub(crate) struct LoginSettings {
     pub(crate) bearer: Option<Secret>,
     pub(crate) api_key_header: Option<Name>,
     pub(crate) oauth: Option<OAuthSettings>,
+    pub(crate) key_is: KeyIs,
+}
+
+/// What the secret's single key is where it is nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum KeyIs {
+    #[default]
+    BearerToken,
+    /// Elasticsearch's: `id:api_key`, or the same in base64 as it gives it out (`encoded`).
+    ElasticApiKey,
 }
 
 /// Where to get a token from (OAuth 2 client credentials).
@@ -116,6 +126,12 @@ impl Login {
             secrets.push(encoded(&value));
             claim(header::AUTHORIZATION, value, "`username` and `password`")?;
         }
+        if let Some(key) = given.elastic_api_key {
+            let (encoded, forms) = elastic_api_key(&key);
+            let value = sendable(&access, "the API key", "ApiKey ", &encoded)?;
+            secrets.extend(forms);
+            claim(header::AUTHORIZATION, value, "the API key")?;
+        }
         if let Some(token) = given.bearer {
             expiry = expiry_of(token.expose());
             let value = sendable(&access, "the bearer token", "Bearer ", &token)?;
@@ -198,6 +214,7 @@ impl Login {
 struct Given {
     api_key: Option<(HeaderName, Secret)>,
     basic: Option<(Option<Secret>, Secret)>,
+    elastic_api_key: Option<Secret>,
     bearer: Option<Secret>,
     client_secret: Option<Secret>,
 }
@@ -255,6 +272,17 @@ impl Given {
                     .hint("give `password` or a `secretRef`"));
             }
         };
+        let elastic_api_key = match settings.key_is {
+            KeyIs::BearerToken => None,
+            KeyIs::ElasticApiKey => take_key(true).or_else(|| {
+                let has_login = basic.is_some() || settings.bearer.is_some();
+                if has_login {
+                    None
+                } else {
+                    other(&["api-key", "apiKey"])
+                }
+            }),
+        };
         let bearer = match (take_key(true), &settings.bearer) {
             (Some(_), Some(_)) => {
                 return Err(access
@@ -269,6 +297,10 @@ impl Given {
             (Some(token), None) => Some(token),
             (None, Some(token)) => Some(token.clone()),
             // An API key without a header to be sent in is a token, as with a single key.
+            (None, None) if settings.key_is == KeyIs::ElasticApiKey => match elastic_api_key {
+                Some(_) => None,
+                None => other(&["token", "bearer"]),
+            },
             (None, None) if api_key.is_none() && settings.oauth.is_none() => {
                 other(&["token", "bearer", "api-key", "apiKey"])
             }
@@ -277,6 +309,7 @@ impl Given {
         Ok(Self {
             api_key,
             basic,
+            elastic_api_key,
             bearer,
             client_secret,
         })
@@ -326,6 +359,26 @@ fn basic(
         "Basic ",
         &Secret::new(BASE64_STANDARD.encode(pair.expose())),
     )
+}
+
+/// Elasticsearch's API key as it is sent, and the forms of it that a peer may echo.
+fn elastic_api_key(key: &Secret) -> (Secret, Vec<Secret>) {
+    let key = key.trimmed();
+    let (encoded, pair) = match key.expose().contains(':') {
+        true => (
+            BASE64_STANDARD.encode(key.expose()),
+            key.expose().to_owned(),
+        ),
+        false => {
+            let decoded = BASE64_STANDARD.decode(key.expose()).unwrap_or_default();
+            let pair = String::from_utf8_lossy(&decoded).into_owned();
+            (key.expose().to_owned(), pair)
+        }
+    };
+    let password = pair.split_once(':').map(|(_, password)| password);
+    let forms = [Some(&*encoded), Some(&*pair), password];
+    let forms = forms.into_iter().flatten().map(Secret::new).collect();
+    (Secret::new(encoded), forms)
 }
 
 /// The part of an `Authorization` behind its scheme: a server may echo it.

@@ -192,6 +192,10 @@ pub struct Outcome {
     pub http_status: Option<u16>,
     /// When the credential that was used ends: a client certificate, a token.
     pub credential_expiry: Option<Timestamp>,
+    /// What failed on the way to a success, for the types with several hosts: those that were tried
+    /// before the one that answered, each with its name. Empty where the attempt failed: its
+    /// message has them.
+    pub failed_before: Vec<String>,
     pub result: Result<(), Failure>,
 }
 
@@ -206,6 +210,7 @@ impl Outcome {
             server: None,
             http_status: None,
             credential_expiry: None,
+            failed_before: Vec::new(),
             result: Err(failure),
         }
     }

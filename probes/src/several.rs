@@ -1,11 +1,12 @@
 //! What a type with several hosts says when none of them would do.
 
-use crate::attempt::Address;
+use std::fmt;
+
 use crate::cause::Cause;
 use crate::outcome::{Failure, Phase, Reason};
 
 /// The failure, told of the host at which it happened.
-pub(crate) fn named(host: &Address, failure: Failure) -> Failure {
+pub(crate) fn named(host: &impl fmt::Display, failure: Failure) -> Failure {
     let prefix = format!("`{host}`: ");
     match failure.message.starts_with(&prefix) {
         true => failure,

@@ -95,6 +95,7 @@ macro_rules! types {
 // Not by the macro: rustfmt finds only what is declared plainly.
 #[cfg(feature = "amqp")]
 mod amqp;
+mod elastic;
 mod http;
 #[cfg(feature = "ldap")]
 mod ldap;
@@ -126,6 +127,7 @@ types! {
     redis "redis" => Redis, "redis", ["valkey"], ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix"];
 
     prometheus => Prometheus, "prometheus", [], [];
+    elastic => Elastic, "elastic", ["elasticsearch", "elastic-search", "opensearch"], [];
     webhook => Webhook, "webhook", ["generic_webhook"], [];
 }
 

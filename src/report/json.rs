@@ -68,6 +68,8 @@ pub struct Connection<'a> {
     endpoint: Option<&'a str>,
     server: Option<&'a str>,
     credential_expiry: Option<String>,
+    /// The hosts that failed before the one that is up.
+    failed_before: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -113,6 +115,7 @@ impl<'a> From<&'a Entry> for Connection<'a> {
             server,
             http_status: _,
             credential_expiry,
+            failed_before,
             result,
         } = &entry.outcome;
         let failure = result.as_ref().err();
@@ -141,6 +144,7 @@ impl<'a> From<&'a Entry> for Connection<'a> {
             endpoint: entry.endpoint.as_deref(),
             server: server.as_deref(),
             credential_expiry: credential_expiry.as_ref().map(Timestamp::to_string),
+            failed_before,
         }
     }
 }

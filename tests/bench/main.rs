@@ -135,6 +135,7 @@ fn state() -> State {
             server: Some("PostgreSQL 15.18".to_owned()),
             http_status: None,
             credential_expiry: None,
+            failed_before: Vec::new(),
             result: match n % 10 {
                 0 => Err(Failure {
                     reason: Reason::Timeout,

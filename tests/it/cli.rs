@@ -248,6 +248,7 @@ fn the_json_report_has_every_key() {
         "endpoint",
         "server",
         "credentialExpiry",
+        "failedBefore",
     ] {
         assert!(connection.contains_key(key), "{key}");
     }

@@ -44,6 +44,18 @@ pub(crate) const TALKS: &[Talk] = &[
         ),
     },
     Talk {
+        type_name: "elastic",
+        spec: |at| json!({"type": "elastic", "url": format!("http://probe:secret@{at}")}),
+        spec_with_tls: |at| json!({"type": "elastic", "url": format!("https://probe:secret@{at}")}),
+        before_tls: Vec::new,
+        greeting: None,
+        first: "request",
+        reply: (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{\"cluster_name\":",
+            "request",
+        ),
+    },
+    Talk {
         type_name: "http",
         spec: |at| json!({"type": "http", "url": format!("http://{at}/health")}),
         spec_with_tls: |at| json!({"type": "http", "url": format!("https://{at}/health")}),

@@ -19,6 +19,7 @@ mod cli;
 mod daemon;
 mod dns;
 mod docs;
+mod elastic;
 mod faults;
 mod http;
 mod ldap;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         daemon::trials(),
         dns::trials(),
         docs::trials(),
+        elastic::trials(),
         faults::trials(),
         http::trials(),
         ldap::trials(),

@@ -89,6 +89,7 @@ impl ProbeType for Http {
             bearer: settings.bearer,
             api_key_header: settings.api_key_header,
             oauth: settings.oauth,
+            ..LoginSettings::default()
         };
         let site = Site::new(&access, url, tls, login)?;
         let method = settings.method.map_or(Method::GET, |method| method.0);

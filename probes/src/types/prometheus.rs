@@ -67,6 +67,7 @@ impl ProbeType for Prometheus {
             bearer: settings.bearer,
             api_key_header: settings.api_key_header,
             oauth: settings.oauth,
+            ..LoginSettings::default()
         };
         let site = Site::new(&access, base, tls, login)?;
         if site.url().query_pairs().any(|(name, _)| name == "query") {

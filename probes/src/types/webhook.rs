@@ -70,6 +70,7 @@ impl ProbeType for Webhook {
             bearer: settings.bearer,
             api_key_header: settings.api_key_header,
             oauth: settings.oauth,
+            ..LoginSettings::default()
         };
         let site = Site::new(&access, url, tls, login)?;
         let method = settings.method.map(|method| method.0);

@@ -18,6 +18,7 @@
 
 mod acceptor;
 pub mod dns;
+pub mod elastic;
 mod error;
 pub mod faults;
 pub mod http;
@@ -48,6 +49,7 @@ mod user;
 
 pub use crate::{
     dns::{Answer, DnsServer},
+    elastic::{Elastic, ElasticKind},
     error::{Error, Result},
     faults::{BlackHole, Peer, Step},
     http::{HttpPeer, TokenServer},

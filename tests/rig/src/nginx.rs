@@ -24,6 +24,7 @@
 //! | `/hook/options` | 204 to OPTIONS, 202 to POST, 501 to the rest |
 //! | `/hook/unknown` | 202 to POST, 501 to the rest |
 //! | `/hook/gone` | 410 |
+//! | `/page/` | a page of HTML, whatever is asked for below it |
 //! | `/big` | 5 MB; compressed if accepted |
 //! | `/gzip` | 20 KB of text; compressed if accepted |
 //! | `/slow-body` | 20 KB, 1 KB a second |
@@ -46,6 +47,7 @@ use tempfile::TempDir;
 
 use crate::{
     PASSWORD,
+    elastic::{Elastic, ElasticKind},
     error::{Error, Result},
     faults::{Peer, Step},
     http::TokenServer,
@@ -90,6 +92,8 @@ pub enum NginxKind {
     Main,
     /// In front of [`Prometheus`](crate::Prometheus), with its locations beside the others.
     BeforePrometheus,
+    /// In front of [`Elastic`](crate::Elastic), likewise.
+    BeforeElastic,
 }
 
 impl Server for Nginx {
@@ -109,6 +113,10 @@ impl Kind for NginxKind {
             NginxKind::BeforePrometheus => {
                 let prometheus = rig.get(PrometheusKind::Main)?;
                 Nginx::start_with(rig.pki(), rig.dir(), &prometheus.locations())
+            }
+            NginxKind::BeforeElastic => {
+                let elastic = rig.get(ElasticKind::Main)?;
+                Nginx::before_elastic(rig.pki(), rig.dir(), &elastic)
             }
         }
     }
@@ -164,9 +172,14 @@ impl Nginx {
         Nginx::start_with(pki, dir, "")
     }
 
-    /// The same with further locations on every port. `$no_bearer` and `@other@` stand for there what they
-    /// stand for here.
-    pub fn start_with(pki: &Pki, dir: &Path, locations: &str) -> Result<Nginx> {
+    /// In front of `elastic`.
+    pub fn before_elastic(pki: &Pki, dir: &Path, elastic: &Elastic) -> Result<Nginx> {
+        Nginx::start_with(pki, dir, &elastic.locations())
+    }
+
+    /// The same with further locations on every port. `$no_bearer`, `@bearer@` and `@other@` stand for
+    /// there what they stand for here.
+    fn start_with(pki: &Pki, dir: &Path, locations: &str) -> Result<Nginx> {
         let program = install::find(install::NGINX)?;
         ports::retrying(PORTS, |ports| {
             Nginx::start_on(ports, pki, dir, &program, locations)
@@ -469,6 +482,7 @@ const LOCATIONS: &str = r#"
   location = /hook/options { if ($request_method = OPTIONS) { return 204; } if ($request_method = POST) { return 202 "accepted\n"; } return 501; }
   location = /hook/unknown { if ($request_method = POST) { return 202 "accepted\n"; } return 501; }
   location = /hook/gone { return 410; }
+  location /page/ { default_type text/html; return 200 "<!DOCTYPE html><title>Sign in</title>"; }
   location = /big { gzip on; gzip_types text/plain; }
   location = /gzip { gzip on; gzip_types text/plain; }
   location = /slow-body { limit_rate 1k; }

@@ -17,7 +17,6 @@ use crate::{
     PASSWORD,
     error::{Error, Result},
     install,
-    nginx::Nginx,
     pki::Pki,
     ports,
     process::{Process, Spec},
@@ -150,13 +149,11 @@ impl Prometheus {
     /// | `/prometheus/` | it |
     /// | `/bearer/` | it, with `Authorization: Bearer probe-token`, else 401 |
     /// | `/tenant/` | it, with `X-Scope-OrgID: shop`, else 401 in Mimir's words |
-    /// | `/page/` | a page, whatever is asked for |
-    /// | `/sso/` | 302 to that page at another origin |
+    /// | `/sso/` | 302 to `/page/` at another origin |
     pub(crate) fn locations(&self) -> String {
         LOCATIONS
             .replace("@prometheus@", &format!("127.0.0.1:{}", self.port))
             .replace("@tenant@", Prometheus::TENANT)
-            .replace("@bearer@", Nginx::BEARER)
     }
 
     /// It can be asked, and its rule has given something.
@@ -199,7 +196,6 @@ const LOCATIONS: &str = r#"
   location /prometheus/ { proxy_pass http://@prometheus@/; }
   location /bearer/ { if ($no_bearer) { add_header WWW-Authenticate 'Bearer realm="rig"' always; return 401 "who are you?\n"; } proxy_pass http://@prometheus@/; }
   location /tenant/ { if ($http_x_scope_orgid != "@tenant@") { return 401 "no org id\n"; } proxy_pass http://@prometheus@/; }
-  location /page/ { default_type text/html; return 200 "<!DOCTYPE html><title>Sign in</title>"; }
   location /sso/ { return 302 http://localhost:@other@/page/; }
 "#;
 

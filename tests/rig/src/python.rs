@@ -7,9 +7,13 @@ use crate::{
     install,
 };
 
-/// Who judges our exposition, and the server that speaks MongoDB's wire protocol; it brings MongoDB's own
-/// driver along (`pymongo`), by which it is told what to do.
-const PACKAGES: &[&str] = &["prometheus_client==0.26.0", "SecantusDB==0.7.0b3"];
+/// Who judges our exposition; the server that speaks MongoDB's wire protocol, which brings MongoDB's own driver
+/// along (`pymongo`), by which it is told what to do; and the one that answers like OpenSearch.
+const PACKAGES: &[&str] = &[
+    "prometheus_client==0.26.0",
+    "SecantusDB==0.7.0b3",
+    "osmem-server==0.1.6",
+];
 
 /// Makes the venv, unless it is there with all that is wanted. Says whether it had to.
 pub fn install() -> Result<bool> {
@@ -39,6 +43,20 @@ pub fn program(name: &str) -> Result<PathBuf> {
     } else {
         Err(Error::missing(name, install::PYTHON.name))
     }
+}
+
+/// A file of a package in the venv, such as `osmem_server/bin/osmem-server`.
+pub fn file(path: &str) -> Result<PathBuf> {
+    if !is_ready()? {
+        return Err(Error::missing(path, install::PYTHON.name));
+    }
+    let lib = venv()?.join("lib");
+    let versions = fs::read_dir(&lib).map_err(Error::doing(format!("{}", lib.display())))?;
+    versions
+        .flatten()
+        .map(|version| version.path().join("site-packages").join(path))
+        .find(|file| file.exists())
+        .ok_or_else(|| Error::new(format!("there is no `{path}` in {}", lib.display())))
 }
 
 /// What the venv has, by name and version.

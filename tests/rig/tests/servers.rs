@@ -12,9 +12,9 @@ use std::{
 };
 
 use conncheck_rig::{
-    MariaDbKind, Mysql8, Nginx, NginxKind, PASSWORD, Pki, Postgres, PostgresKind, Process,
-    Prometheus, PrometheusKind, Redis, RedisKind, Rig, SecantusKind, Server, Slapd, SlapdKind,
-    need, plugins, prometheus,
+    Elastic, ElasticKind, MariaDbKind, Mysql8, Nginx, NginxKind, PASSWORD, Pki, Postgres,
+    PostgresKind, Process, Prometheus, PrometheusKind, Redis, RedisKind, Rig, SecantusKind, Server,
+    Slapd, SlapdKind, need, plugins, prometheus,
 };
 use serde_json::json;
 
@@ -408,6 +408,54 @@ fn every_kind_of_slapd_starts() {
         eprintln!("{kind:?}: {:?}", started.elapsed());
         assert!(slapd.process().is_running());
         assert!(slapd.log().contains("slapd starting"), "{}", slapd.log());
+    }
+}
+
+#[test]
+fn the_stand_in_for_opensearch_answers_as_its_tables_say() {
+    let rig = Rig::shared();
+    let server = need!(rig.get(ElasticKind::Main));
+    let health = |index: &str| {
+        let path = format!("/_cluster/health{index}?timeout=1ms");
+        get(server.port(), &path, "")
+    };
+    assert!(health("").contains("\"status\":\"yellow\""));
+    assert!(health("/orders").contains("\"status\":\"yellow\""));
+    assert!(health("/catalog").contains("\"status\":\"green\""));
+    assert!(health("/nothing").starts_with("HTTP/1.1 408"));
+    let empty = need!(rig.get(ElasticKind::Empty));
+    let green = empty
+        .request("GET", "/_cluster/health", "")
+        .expect("a health");
+    assert!(green.contains("\"status\":\"green\""));
+
+    let nginx = need!(rig.get(NginxKind::BeforeElastic));
+    let key = |key: &str| format!("Authorization: ApiKey {key}\r\n");
+    for (path, headers, part) in [
+        ("/open", String::new(), "\"yellow\""),
+        ("/secured", String::new(), " 401 "),
+        ("/secured", key("wrong"), "security_exception"),
+        ("/secured", key(Elastic::API_KEY_ENCODED), "\"yellow\""),
+        (
+            "/secured",
+            "Authorization: Basic cHJvYmU6cHJvYmUtcGFzc3dvcmQ=\r\n".to_owned(),
+            "\"yellow\"",
+        ),
+        ("/secured", key("Z3Vlc3Q6cHJvYmUtcGFzc3dvcmQ="), " 403 "),
+        ("/opensearch3", String::new(), "OpenSearch/3.0.0"),
+        ("/red", String::new(), "\"red\""),
+        ("/late", String::new(), " 408 "),
+        (
+            "/masterless",
+            String::new(),
+            "master_not_discovered_exception",
+        ),
+        ("/blocked", String::new(), "cluster_block_exception"),
+        ("/uninitialized", String::new(), "not initialized"),
+        ("/dashboards", String::new(), "kbn-name"),
+    ] {
+        let reply = get(nginx.http, &format!("{path}/_cluster/health"), &headers);
+        assert!(reply.contains(part), "{path}: {reply}");
     }
 }
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use conncheck_rig::{
-    BlackHole, Error, MariaDbKind, MssqlKind, PASSWORD, Postgres, PrometheusKind, Result, Rig,
-    SecantusKind, SlapdKind, TokenServer,
+    BlackHole, Elastic, ElasticKind, Error, MariaDbKind, MssqlKind, NginxKind, PASSWORD, Postgres,
+    PrometheusKind, Result, Rig, SecantusKind, SlapdKind, TokenServer,
     faults::{Refused, refused_on},
     ports,
     process::Spec,
@@ -63,6 +63,7 @@ const EXPECTED: &[Expected] = &[
     up("metrics"),
     up("staff-directory"),
     up("product-db"),
+    up("product-search"),
     down("billing-db", "auth", Some("auth"), Some("28P01")),
     down("recommendations", "auth", Some("auth"), Some("18")),
     down("reporting-db", "connect_refused", Some("connect"), None),
@@ -79,6 +80,7 @@ const EXPECTED: &[Expected] = &[
     down("vendor-api", "tls_unknown_ca", Some("tls"), None),
     down("search-api", "unavailable", Some("request"), Some("503")),
     down("feature-flags", "assertion", Some("request"), None),
+    down("order-search", "assertion", Some("request"), Some("yellow")),
     down("order-metrics", "assertion", Some("request"), None),
     down("chat-hook", "not_found", Some("request"), Some("410")),
 ];
@@ -225,6 +227,8 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
     let (postgres, redis, nginx) = (rig.postgres()?, rig.redis()?, rig.nginx()?);
     let prometheus = rig.get(PrometheusKind::Main)?;
     let prometheus_tls = rig.get(PrometheusKind::Secured)?;
+    let elastic = rig.get(ElasticKind::Main)?;
+    let before_elastic = rig.get(NginxKind::BeforeElastic)?;
     let secantus = rig.get(SecantusKind::Tls)?;
     let rabbitmq = rig.rabbitmq()?;
     let slapd = rig.get(SlapdKind::Main)?;
@@ -256,6 +260,8 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@unknown_ca@", nginx.unknown_ca),
         ("@prometheus@", prometheus.port()),
         ("@prometheus_tls@", prometheus_tls.port()),
+        ("@elastic@", elastic.port()),
+        ("@elastic_tls@", before_elastic.https),
         ("@blackhole@", black_hole.port()),
         ("@stopped@", stopped.port()),
     ] {
@@ -263,6 +269,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
     }
     yaml = yaml
         .replace("@password@", PASSWORD)
+        .replace("@elastic_key@", Elastic::API_KEY)
         .replace("@oauth_secret@", TokenServer::CLIENT_SECRET);
     Ok(yaml.replace("@ca@", &authority.join("\n")))
 }
