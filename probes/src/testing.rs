@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, Phase, Reason};
 use crate::probe::{Access, Files, Invalid, Probe};
 use crate::{Env, ResolverChoice};
 
@@ -46,6 +46,17 @@ pub(crate) fn build(
         .resolve(info.name, &loaded.documents)
         .unwrap_or_else(|missing: Vec<Unresolved>| panic!("{missing:?}"));
     info.build(&resolved, &NoFiles)
+}
+
+/// The probe of a `spec`, or what is wrong with it first, with the way out in brackets.
+pub(crate) fn build_or_say(ty: &str, spec: &str) -> Result<Arc<dyn Probe>, String> {
+    build(ty, spec, &[]).map_err(|mut invalid| {
+        let Invalid { message, hint, .. } = invalid.remove(0);
+        match hint {
+            Some(hint) => format!("{message} ({hint})"),
+            None => message,
+        }
+    })
 }
 
 /// What a type makes of a `spec`.
@@ -97,6 +108,18 @@ pub(crate) async fn run(probe: &Arc<dyn Probe>, timeout: Duration) -> Outcome {
 /// One attempt that is expected to fail.
 pub(crate) async fn failure(probe: &Arc<dyn Probe>, timeout: Duration) -> Failure {
     run(probe, timeout).await.result.unwrap_err()
+}
+
+/// Expects it to be down, for this reason, in this phase, with these words.
+#[track_caller]
+pub(crate) fn check(outcome: &Outcome, reason: Reason, phase: Phase, message: &str) {
+    let failure = outcome.result.as_ref().expect_err("down");
+    assert_eq!(
+        (failure.reason, failure.phase),
+        (reason, Some(phase)),
+        "{failure:?}"
+    );
+    assert!(failure.message.contains(message), "{failure:?}");
 }
 
 /// What a peer does on one connection.

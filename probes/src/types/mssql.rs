@@ -677,16 +677,10 @@ mod tests {
     use super::*;
     use crate::outcome::Outcome;
     use crate::probe::Probe;
-    use crate::testing::{self, Peer, Script, hold};
+    use crate::testing::{self, Peer, Script, check, hold};
 
     fn build(spec: &str) -> Result<Arc<dyn Probe>, String> {
-        testing::build("mssql", spec, &[]).map_err(|mut invalid| {
-            let Invalid { message, hint, .. } = invalid.remove(0);
-            match hint {
-                Some(hint) => format!("{message} ({hint})"),
-                None => message,
-            }
-        })
+        testing::build_or_say("mssql", spec)
     }
 
     const URL: &str = "url: sqlserver://u:pw@db.example.com";
@@ -757,17 +751,6 @@ mod tests {
             peer.port
         );
         testing::run(&build(&url).unwrap(), Duration::from_millis(300)).await
-    }
-
-    #[track_caller]
-    fn check(outcome: &Outcome, reason: Reason, phase: Phase, message: &str) {
-        let failure = outcome.result.as_ref().expect_err("down");
-        assert_eq!(
-            (failure.reason, failure.phase),
-            (reason, Some(phase)),
-            "{failure:?}"
-        );
-        assert!(failure.message.contains(message), "{failure:?}");
     }
 
     #[tokio::test]

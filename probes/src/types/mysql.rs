@@ -1161,7 +1161,7 @@ mod tests {
 
     use super::*;
     use crate::outcome::Outcome;
-    use crate::testing;
+    use crate::testing::{self, check};
 
     fn mistake(spec: &str) -> String {
         let mut invalid = match testing::build("mysql", spec, &[]) {
@@ -1256,17 +1256,6 @@ mod tests {
         let probe = testing::build("mysql", &spec, &[]).unwrap();
         let outcome = testing::run(&probe, Duration::from_millis(400)).await;
         (outcome, peer.await.unwrap())
-    }
-
-    #[track_caller]
-    fn check(outcome: &Outcome, reason: Reason, phase: Phase, message: &str) {
-        let failure = outcome.result.as_ref().expect_err("down");
-        assert_eq!(
-            (failure.reason, failure.phase),
-            (reason, Some(phase)),
-            "{failure:?}"
-        );
-        assert!(failure.message.contains(message), "{failure:?}");
     }
 
     #[tokio::test]

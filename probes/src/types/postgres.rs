@@ -1101,17 +1101,11 @@ mod tests {
     use super::*;
     use crate::outcome::Outcome;
     use crate::probe::Probe;
-    use crate::testing;
+    use crate::testing::{self, check};
 
     /// Builds the probe of a connection with these lines in its `spec`.
     fn build(spec: &str) -> Result<Arc<dyn Probe>, String> {
-        testing::build("postgres", spec, &[]).map_err(|mut invalid| {
-            let Invalid { message, hint, .. } = invalid.remove(0);
-            match hint {
-                Some(hint) => format!("{message} ({hint})"),
-                None => message,
-            }
-        })
+        testing::build_or_say("postgres", spec)
     }
 
     async fn attempt(spec: &str) -> Outcome {
@@ -1128,17 +1122,6 @@ mod tests {
         .await;
         peer.abort();
         outcome
-    }
-
-    #[track_caller]
-    fn check(outcome: &Outcome, reason: Reason, phase: Phase, message: &str) {
-        let failure = outcome.result.as_ref().expect_err("down");
-        assert_eq!(
-            (failure.reason, failure.phase),
-            (reason, Some(phase)),
-            "{failure:?}"
-        );
-        assert!(failure.message.contains(message), "{failure:?}");
     }
 
     const MD5: &[u8] = b"R\0\0\0\x0c\0\0\0\x05salt";
