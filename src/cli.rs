@@ -112,6 +112,11 @@ struct Cli {
     #[arg(long, env = "CONNCHECK_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
 
+    /// Run no program that a kubeconfig names (exec plugins)
+    #[arg(long, env = "CONNCHECK_NO_EXEC_PLUGINS")]
+    #[arg(action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    no_exec_plugins: bool,
+
     /// Who answers names: `auto`, `system` or `IP:PORT,…` [default: auto]
     #[arg(long, env = "CONNCHECK_RESOLVER", value_name = "WHO")]
     resolver: Option<ResolverChoice>,
@@ -164,6 +169,8 @@ pub struct Options {
     pub secrets_dir: Option<PathBuf>,
     /// Where systemd put what `LoadCredential` names.
     pub credentials_dir: Option<PathBuf>,
+    /// Whether programs that a kubeconfig names are run.
+    pub exec_plugins: bool,
     pub resolver: ResolverChoice,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
@@ -283,6 +290,7 @@ fn merge(cli: Cli, settings: Settings) -> Options {
             .secrets_dir
             .or_else(|| settings.secrets_dir.map(|dir| base.join(dir))),
         credentials_dir: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+        exec_plugins: !cli.no_exec_plugins && settings.exec_plugins.unwrap_or(true),
         resolver: (cli.resolver)
             .or(settings.resolver.map(|resolver| resolver.0))
             .unwrap_or(ResolverChoice::Auto),

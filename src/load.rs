@@ -62,11 +62,14 @@ pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loa
     }));
     let absolute = |dir: &PathBuf| std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
     let context = Context {
-        secrets: Arc::new(Secrets::new(
-            snapshot.documents,
-            options.secrets_dir.as_ref().map(absolute),
-            options.credentials_dir.clone(),
-        )),
+        secrets: Arc::new(
+            Secrets::new(
+                snapshot.documents,
+                options.secrets_dir.as_ref().map(absolute),
+                options.credentials_dir.clone(),
+            )
+            .exec_plugins(options.exec_plugins),
+        ),
         env: env.clone(),
         redactor: Arc::clone(redactor),
     };

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ pub struct Secrets {
     documents: Documents,
     dir: Option<PathBuf>,
     credentials: Option<PathBuf>,
+    /// Whether programs that a kubeconfig names are run.
+    exec_plugins: bool,
     readers: Arc<Semaphore>,
 }
 
@@ -45,8 +48,16 @@ impl Secrets {
             documents,
             dir,
             credentials,
+            exec_plugins: true,
             readers: Arc::new(Semaphore::new(READERS)),
         }
+    }
+
+    /// Runs programs that a kubeconfig names, or refuses to.
+    #[must_use]
+    pub fn exec_plugins(mut self, are_run: bool) -> Self {
+        self.exec_plugins = are_run;
+        self
     }
 
     /// Does `work` where it may block. `turn` is the target's own: it is not asked for again while
@@ -280,6 +291,26 @@ impl Files for Asking<'_> {
             _ => Err(String::new()),
         })
     }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        let value = Lookup::env(self, name).ok()?;
+        Some(value.expose().to_owned())
+    }
+
+    /// Ours, without what is ours alone: the secrets of other connections among it.
+    fn environment(&self) -> Result<Vec<(OsString, OsString)>, String> {
+        const OURS: [&str; 2] = ["CONNCHECK_", "CREDENTIALS_DIRECTORY"];
+        if !self.secrets.exec_plugins {
+            return Err(
+                "it has an exec plugin, and `--no-exec-plugins` says to run none".to_owned(),
+            );
+        }
+        let is_ours = |name: &OsStr| {
+            let name = name.as_encoded_bytes();
+            OURS.iter().any(|ours| name.starts_with(ours.as_bytes()))
+        };
+        Ok(env::vars_os().filter(|(name, _)| !is_ours(name)).collect())
+    }
 }
 
 fn found(folder: &Path, values: BTreeMap<String, Secret>) -> Found {
@@ -500,6 +531,23 @@ mod tests {
         assert_eq!(name.expose(), "conncheck");
         assert!(asking.env("CONNCHECK_NOT_SET").is_err());
         assert!(asking.env("a=b\0").is_err());
+    }
+
+    #[test]
+    fn a_program_gets_our_environment_without_what_is_ours_alone() {
+        let (secrets, _dir) = secrets("", &[]);
+        // Cargo sets these two for its tests.
+        let asking = Asking::new(&secrets);
+        let given = asking.environment().unwrap();
+        assert!(given.iter().any(|(name, _)| name == "CARGO_PKG_NAME"));
+        assert_eq!(
+            asking.variable("CARGO_PKG_NAME").as_deref(),
+            Some("conncheck")
+        );
+        let ours = |name: &OsString| name.to_string_lossy().starts_with("CONNCHECK_");
+        assert!(!given.iter().any(|(name, _)| ours(name)));
+        let refusing = secrets.exec_plugins(false);
+        assert!(Asking::new(&refusing).environment().is_err());
     }
 
     #[test]

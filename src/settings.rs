@@ -30,6 +30,8 @@ pub struct Settings {
     pub concurrency: Option<Count>,
     /// Exceptions; the first that matches wins, field by field.
     pub overrides: Vec<Override>,
+    /// Whether programs that a kubeconfig names (exec plugins) are run: `true` if not given.
+    pub exec_plugins: Option<bool>,
     /// Who answers names: `auto`, `system` or `IP:PORT,…`.
     pub resolver: Option<Resolver>,
     /// `text` or `json`.

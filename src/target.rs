@@ -261,7 +261,10 @@ fn judge_partly(
     let partial = connection.resolve_partly(ty.name);
     let (endpoint, mut mistakes) = match partial.url_is_known {
         true => match ty.build(&partial.resolved, files) {
-            Ok(probe) => (Some(probe.endpoint().into()), Vec::new()),
+            Ok(probe) => {
+                let endpoint = Some(probe.endpoint()).filter(|endpoint| !endpoint.is_empty());
+                (endpoint.map(Arc::from), Vec::new())
+            }
             Err(mistakes) => (None, mistakes),
         },
         false => (None, ty.check_settings(&partial.resolved)),

@@ -28,6 +28,8 @@ pub struct Connection {
     pub labels: BTreeMap<String, String>,
     /// `metadata.annotations`, each with the place of its value.
     pub annotations: BTreeMap<String, Spanned<String>>,
+    /// Where it came from, and so what its author may have of our machine.
+    pub trust: Trust,
     pub(crate) spec: Spec,
 }
 
@@ -137,9 +139,9 @@ impl Connection {
     }
 
     /// Everything that is wrong with the references and templates as they are written.
-    pub(crate) fn check(&self, trust: Trust) -> Vec<Mistake> {
+    pub(crate) fn check(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
-        if trust == Trust::Remote {
+        if self.trust == Trust::Remote {
             for (place, reference) in self.spec.references() {
                 if reference.is_local() {
                     mistakes.push(

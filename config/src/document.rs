@@ -19,12 +19,12 @@ use crate::resolve::{Found, Lookup, NotFound, RefKind};
 use crate::words::{nearest, quoted};
 use crate::{ConfigError, Connection, Identity, Place, Secret, Spanned, template};
 
-/// Whether the author of a definition may have our files and environment read.
+/// Whether the author of a definition may have our files and environment read, and programs run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Came from a file of ours: `file://` and `env://` are read.
+    /// Came from a file of ours: `file://` and `env://` are read, and so are files that a type names.
     Local,
-    /// Came from the Kubernetes API: `file://` and `env://` are refused.
+    /// Came from the Kubernetes API: all of that is refused.
     Remote,
 }
 
@@ -221,10 +221,11 @@ impl Loader {
                 .map(|(key, label)| (key, label.value))
                 .collect(),
             annotations: metadata.annotations,
+            trust,
             spec: spec.spec,
         });
         if let Some(connection) = &connection {
-            reader.mistakes.extend(connection.check(trust));
+            reader.mistakes.extend(connection.check());
         }
         let wrong_version = match api_version {
             Some(API_VERSION) => None,

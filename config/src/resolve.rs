@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::connection::{Connection, Partial, Properties, SecretRef};
+use crate::document::Trust;
 use crate::node::{Data, Entry, Node, Scalar};
 use crate::secrets::Secrets;
 use crate::template::{self, Kind, Part, Variable};
@@ -101,6 +102,8 @@ pub enum Field {
 #[derive(Clone, Debug)]
 pub struct Resolved {
     pub id: Identity,
+    /// Whether files of ours may be read for it, and programs run.
+    pub trust: Trust,
     pub url: Option<Secret>,
     pub username: Option<Secret>,
     pub password: Option<Secret>,
@@ -329,6 +332,7 @@ impl<'a> Run<'a> {
         };
         let mut resolved = Resolved {
             id: self.connection.id.clone(),
+            trust: self.connection.trust,
             url: value(Field::Url),
             username: placeholder(Field::Username),
             password: placeholder(Field::Password),

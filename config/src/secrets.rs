@@ -114,7 +114,9 @@ impl Secrets {
         match &node.data {
             Data::Scalar(scalar) => {
                 let text = scalar.text.expose();
-                if secret {
+                // A kubeconfig may be given by its path, which messages name.
+                let is_path = name == "kubeconfig" && text.trim_start().starts_with('/');
+                if secret && !is_path {
                     self.push(text);
                     // `Bearer abc`: the token alone is as secret.
                     if let Some((_, token)) = text.split_once(' ') {
@@ -186,7 +188,7 @@ fn closing(text: &str, quote: char) -> usize {
 
 /// Whether a field of this name holds a secret.
 fn is_secret_name(name: &str) -> bool {
-    const SIGNS: [&str; 11] = [
+    const SIGNS: [&str; 12] = [
         "pass",
         "pwd",
         "secret",
@@ -197,6 +199,7 @@ fn is_secret_name(name: &str) -> bool {
         "authorization",
         "cookie",
         "credential",
+        "kubeconfig",
         "privatekey",
     ];
     // These hold the name of something that is secret, or where to get one.

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use conncheck_config::Secret;
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
@@ -29,6 +30,8 @@ use crate::cause::Cause;
 use crate::dns::{Resolver, ResolverChoice};
 use crate::outcome::{Failure, Outcome, Phase, Reason};
 use crate::probe::Probe;
+use crate::program::Program;
+use crate::scrub::Scrubber;
 use crate::tls::{Handshake, Seen, Tls};
 
 /// How long the next address waits for the one before it (RFC 8305).
@@ -174,6 +177,10 @@ struct Record {
     verdict: Option<(Instant, Result<(), Failure>)>,
     /// What failed before something else was tried.
     failed_before: Vec<String>,
+    /// The program that is waited for, and not the peer.
+    program: Option<String>,
+    /// Secrets that came up on the way.
+    secrets: Vec<Secret>,
     sockets: Vec<OwnedFd>,
 }
 
@@ -358,6 +365,27 @@ impl Attempt {
         lock(&self.record).peer = peer;
     }
 
+    /// Runs a program on this machine as a step of `phase`. However the attempt ends, the program and
+    /// its children end with it.
+    pub(crate) async fn program(
+        &mut self,
+        phase: Phase,
+        program: &Program,
+        input: &[(&str, &str)],
+    ) -> Result<Secret, Failure> {
+        let name = program.name();
+        lock(&self.record).program = Some(name.to_owned());
+        let waiting_for = format!("the program `{name}` did not end");
+        let res = self.phase_of(phase, &waiting_for, program.run(input)).await;
+        lock(&self.record).program = None;
+        res
+    }
+
+    /// Keeps a secret that came up on the way (a token that was granted) out of the outcome.
+    pub(crate) fn keeps_secret(&mut self, secret: &Secret) {
+        lock(&self.record).secrets.push(secret.clone());
+    }
+
     /// Notes the server's name and version: `PostgreSQL 15.18`.
     pub fn server(&mut self, server: impl Into<String>) {
         lock(&self.record).server = Some(server.into());
@@ -448,6 +476,8 @@ pub async fn run(probe: &Arc<dyn Probe>, deadline: Deadline, env: &Env) -> Outco
         credential_expiry: None,
         verdict: None,
         failed_before: Vec::new(),
+        program: None,
+        secrets: Vec::new(),
         sockets: Vec::new(),
     }));
     let seen = Arc::new(Mutex::new(None));
@@ -495,14 +525,17 @@ pub async fn run(probe: &Arc<dyn Probe>, deadline: Deadline, env: &Env) -> Outco
         result: res,
     };
     outcome.phases.sort_by_key(|(phase, _)| *phase);
-    scrub(&mut outcome, probe.as_ref());
+    let on_the_way = Scrubber::new(&record.secrets);
+    scrub(&mut outcome, &[&on_the_way, probe.scrubber()]);
     outcome
 }
 
 /// Takes the target's own secrets out of every text in the outcome, and makes each one short line.
-fn scrub(outcome: &mut Outcome, probe: &dyn Probe) {
+fn scrub(outcome: &mut Outcome, scrubbers: &[&Scrubber]) {
     let mut clean = |text: &mut String| {
-        probe.scrubber().scrub_in_place(text);
+        for scrubber in scrubbers {
+            scrubber.scrub_in_place(text);
+        }
         *text = one_line(text);
     };
     if let Err(failure) = &mut outcome.result {
@@ -554,11 +587,18 @@ fn deadline_passed(record: &Record, endpoint: &str, timeout: Duration) -> Failur
         None => (None, "the attempt did not end"),
     };
     let endpoint = record.peer.as_deref().unwrap_or(endpoint);
-    let mut message = format!("{what} within {timeout:?} (`{endpoint}`)");
+    let mut message = match record.program {
+        // It is no word of the peer's that is missing.
+        Some(_) => format!("{what} within {timeout:?}"),
+        None => format!("{what} within {timeout:?} (`{endpoint}`)"),
+    };
     for earlier in &record.failed_before {
         message = format!("{message}; before that {earlier}");
     }
-    let cause = timed_out(phase, &message);
+    let mut cause = timed_out(phase, &message);
+    if record.program.is_some() {
+        cause = cause.hint("does it wait for somebody to log in, or for a network that is not there? run it by hand as the user that conncheck runs as");
+    }
     Failure {
         reason: cause.reason,
         phase,

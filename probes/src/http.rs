@@ -21,6 +21,8 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use conncheck_config::Secret;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -32,7 +34,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, Deserializer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 use url::{Origin, Position, Url};
 
@@ -61,6 +63,15 @@ pub(crate) struct Client {
     /// For other origins: they are neither shown our certificate nor called by the owner's
     /// `serverName`.
     tls_elsewhere: Tls,
+    proxy: Option<Proxy>,
+}
+
+/// An HTTP proxy that opens a tunnel (`CONNECT`) to wherever we want.
+#[derive(Clone)]
+pub(crate) struct Proxy {
+    address: Address,
+    /// `Basic …`, if it wants a login.
+    authorization: Option<HeaderValue>,
 }
 
 /// What is asked.
@@ -114,7 +125,26 @@ impl Client {
             home: home.origin(),
             tls,
             tls_elsewhere,
+            proxy: None,
         })
+    }
+
+    /// A client for a type that asks nobody but `home`, through a proxy if there is one.
+    pub(crate) fn for_home(home: &Url, tls: Tls, proxy: Option<Proxy>) -> Self {
+        Self {
+            home: home.origin(),
+            tls_elsewhere: tls.clone(),
+            tls,
+            proxy,
+        }
+    }
+
+    /// Several requests to home over one connection, one after the other.
+    pub(crate) fn conversation(&self) -> Conversation<'_> {
+        Conversation {
+            client: self,
+            wire: None,
+        }
     }
 
     /// One request and its answer, whatever that is. Nothing is followed.
@@ -169,33 +199,186 @@ impl Client {
             true => &self.tls,
             false => &self.tls_elsewhere,
         };
-        let (stream, is_http2) = connect(attempt, &request.url, tls).await?;
-        let mut wire = attempt.phase(phase, Wire::open(stream, is_http2)).await?;
-        let (head, body) = attempt.phase(phase, wire.ask(request)).await?.into_parts();
-        // What a token server answers is not the target's answer.
-        if phase == Phase::Request {
-            attempt.http_status(head.status.as_u16());
-            if let Some(server) = head.headers.get(header::SERVER) {
-                attempt.server(text_of(server));
-            }
-        }
-        let unfinished = format!("its answer ({}) began and did not end", shown(head.status));
-        let mut body = Body::new(body);
-        let cut = attempt
-            .phase_of(phase, &unfinished, wire.read(&mut body))
-            .await
-            .err();
+        let (stream, is_http2) = connect(attempt, &request.url, tls, self.proxy.as_ref()).await?;
+        let mut wire = attempt
+            .phase(phase, Wire::open(stream, is_http2, Use::Once))
+            .await?;
+        let response = wire.exchange(attempt, phase, request).await?;
         wire.close().await;
         attempt.talks_to(None);
         Ok(Response {
-            status: head.status,
-            headers: head.headers,
-            body: body.read.into(),
-            is_truncated: body.is_truncated,
-            cut,
             elsewhere,
+            ..response
         })
     }
+}
+
+/// Several requests to home over one connection. A peer that ends it between two of them gets another
+/// one.
+pub(crate) struct Conversation<'a> {
+    client: &'a Client,
+    wire: Option<Wire>,
+}
+
+impl Conversation<'_> {
+    /// One request and its answer, whatever that is.
+    pub(crate) async fn ask(
+        &mut self,
+        attempt: &mut Attempt,
+        phase: Phase,
+        request: &Request,
+    ) -> Result<Response, Failure> {
+        let open = match self.wire.take() {
+            Some(mut wire) => match attempt.phase(phase, wire.is_free()).await? {
+                true => Some(wire),
+                false => None,
+            },
+            None => None,
+        };
+        let mut wire = match open {
+            Some(wire) => wire,
+            None => {
+                let Client { tls, proxy, .. } = self.client;
+                let (stream, is_http2) =
+                    connect(attempt, &request.url, tls, proxy.as_ref()).await?;
+                attempt
+                    .phase(phase, Wire::open(stream, is_http2, Use::Again))
+                    .await?
+            }
+        };
+        let response = wire.exchange(attempt, phase, request).await?;
+        match response.cut.is_some() || response.is_truncated {
+            // Where the next answer would begin is not known.
+            true => wire.close().await,
+            false => self.wire = Some(wire),
+        }
+        Ok(response)
+    }
+
+    /// Ends the connection in good order.
+    pub(crate) async fn end(self) {
+        if let Some(wire) = self.wire {
+            wire.close().await;
+        }
+    }
+}
+
+impl Proxy {
+    /// Reads a proxy's URL. No message quotes it.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let location = Location::parse(text)?;
+        match location.scheme.as_str() {
+            "http" => {}
+            "https" | "socks5" | "socks5h" => {
+                return Err(format!(
+                    "proxies by `{}://` are not supported: use one by `http://`",
+                    location.scheme
+                ));
+            }
+            _ => return Err("a proxy's URL begins with `http://`".to_owned()),
+        }
+        let authorization = match (&location.username, &location.password) {
+            (None, None) => None,
+            (username, password) => {
+                let pair = [username, password].map(|part| part.as_deref().unwrap_or_default());
+                let encoded = BASE64_STANDARD.encode(pair.join(":"));
+                let mut value = HeaderValue::from_str(&format!("Basic {encoded}"))
+                    .map_err(|error| error.to_string())?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+        };
+        Ok(Self {
+            address: Address::Tcp {
+                host: location.host.ok_or("it has no host")?,
+                port: location.port.unwrap_or(80),
+            },
+            authorization,
+        })
+    }
+
+    /// The login in the form in which it is sent.
+    pub(crate) fn authorization(&self) -> Option<&HeaderValue> {
+        self.authorization.as_ref()
+    }
+
+    /// Dials it, and has it open a tunnel to `to`. Its failures name it.
+    async fn tunnel(&self, attempt: &mut Attempt, to: &Address) -> Result<Stream, Failure> {
+        attempt.talks_to(Some(format!("http://{}", self.address)));
+        let mut stream = attempt.dial(&self.address).await?;
+        attempt
+            .phase_of(
+                Phase::Connect,
+                "the proxy opened no tunnel",
+                self.ask(&mut stream, to),
+            )
+            .await?;
+        attempt.talks_to(None);
+        Ok(stream)
+    }
+
+    async fn ask(&self, stream: &mut Stream, to: &Address) -> Result<(), Cause> {
+        let mut head =
+            format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: {USER_AGENT}\r\n");
+        if let Some(value) = &self.authorization {
+            head.push_str(&format!("Proxy-Authorization: {}\r\n", text_of(value)));
+        }
+        head.push_str("\r\n");
+        stream.write_all(head.as_bytes()).await?;
+        stream.flush().await?;
+        // Byte by byte: what follows the head is the peer's.
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if head.len() > HEAD_MAX_BYTES {
+                return Err(Cause::protocol(
+                    "the head of the proxy's answer is larger than 64 KiB",
+                ));
+            }
+            head.push(stream.read_u8().await?);
+            if !b"HTTP/".starts_with(&head[..head.len().min(5)]) {
+                return Err(Cause::protocol("it does not speak HTTP").hint("is it a proxy?"));
+            }
+        }
+        let head = String::from_utf8_lossy(&head);
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        match status {
+            Some(200..=299) => Ok(()),
+            Some(status) => Err(no_tunnel(status)),
+            None => Err(Cause::protocol("its answer has no status")),
+        }
+    }
+}
+
+fn no_tunnel(status: u16) -> Cause {
+    let (reason, hint) = match status {
+        407 => (
+            Reason::Auth,
+            "the proxy wants a login: give it in the proxy's URL",
+        ),
+        403 => (
+            Reason::Permission,
+            "the proxy opens no tunnel to that host and port: have its owner allow it",
+        ),
+        502..=504 => (
+            Reason::Unavailable,
+            "the proxy cannot reach the server behind it",
+        ),
+        _ => (
+            Reason::HttpStatus,
+            "is it a proxy that opens tunnels (`CONNECT`)?",
+        ),
+    };
+    let status = match StatusCode::from_u16(status) {
+        Ok(status) => shown(status),
+        Err(_) => status.to_string(),
+    };
+    let code = status.split(' ').next().unwrap_or_default().to_owned();
+    Cause::new(reason, format!("the proxy opened no tunnel: {status}"))
+        .code(code)
+        .hint(hint)
 }
 
 impl Response {
@@ -525,7 +708,12 @@ fn too_many_redirects(to: &Url) -> Cause {
 }
 
 /// Dials, and shakes hands if the URL says so. Tells whether HTTP/2 was agreed on.
-async fn connect(attempt: &mut Attempt, url: &Url, tls: &Tls) -> Result<(Stream, bool), Failure> {
+async fn connect(
+    attempt: &mut Attempt,
+    url: &Url,
+    tls: &Tls,
+    proxy: Option<&Proxy>,
+) -> Result<(Stream, bool), Failure> {
     let host = url.host_str().unwrap_or_default();
     let address = Address::Tcp {
         host: host
@@ -534,7 +722,10 @@ async fn connect(attempt: &mut Attempt, url: &Url, tls: &Tls) -> Result<(Stream,
             .to_owned(),
         port: url.port_or_known_default().unwrap_or_default(),
     };
-    let stream = attempt.dial(&address).await?;
+    let stream = match proxy {
+        Some(proxy) => proxy.tunnel(attempt, &address).await?,
+        None => attempt.dial(&address).await?,
+    };
     if url.scheme() != "https" {
         return Ok((stream, false));
     }
@@ -542,9 +733,17 @@ async fn connect(attempt: &mut Attempt, url: &Url, tls: &Tls) -> Result<(Stream,
     Ok((stream, handshake.alpn.as_deref() == Some(b"h2")))
 }
 
-/// A connection that one request is sent over.
+/// How many requests a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Once,
+    Again,
+}
+
+/// A connection that requests are sent over.
 struct Wire {
     sender: Sender,
+    usage: Use,
     engine: Engine,
     heard: Arc<Heard>,
 }
@@ -565,7 +764,7 @@ enum Sender {
 }
 
 impl Wire {
-    async fn open(stream: Stream, is_http2: bool) -> Result<Self, Cause> {
+    async fn open(stream: Stream, is_http2: bool, usage: Use) -> Result<Self, Cause> {
         let heard = Arc::new(Heard::default());
         let io = TokioIo::new(Listening {
             stream,
@@ -601,19 +800,60 @@ impl Wire {
         };
         Ok(Self {
             sender,
+            usage,
             engine,
             heard,
+        })
+    }
+
+    /// Whether another request can be sent. Waits until it is known.
+    async fn is_free(&mut self) -> Result<bool, Cause> {
+        let res = match &mut self.sender {
+            Sender::Http1(sender) => self.engine.beside(sender.ready()).await,
+            Sender::Http2(sender) => self.engine.beside(sender.ready()).await,
+        };
+        Ok(res.is_ok())
+    }
+
+    /// A request, and the whole of its answer.
+    async fn exchange(
+        &mut self,
+        attempt: &mut Attempt,
+        phase: Phase,
+        request: &Request,
+    ) -> Result<Response, Failure> {
+        let (head, body) = attempt.phase(phase, self.ask(request)).await?.into_parts();
+        // What a token server answers is not the target's answer.
+        if phase == Phase::Request {
+            attempt.http_status(head.status.as_u16());
+            if let Some(server) = head.headers.get(header::SERVER) {
+                attempt.server(text_of(server));
+            }
+        }
+        let unfinished = format!("its answer ({}) began and did not end", shown(head.status));
+        let mut body = Body::new(body);
+        let cut = attempt
+            .phase_of(phase, &unfinished, self.read(&mut body))
+            .await
+            .err();
+        Ok(Response {
+            status: head.status,
+            headers: head.headers,
+            body: body.read.into(),
+            is_truncated: body.is_truncated,
+            cut,
+            elsewhere: None,
         })
     }
 
     async fn ask(&mut self, request: &Request) -> Result<http::Response<Incoming>, Cause> {
         let res = match &mut self.sender {
             Sender::Http1(sender) => {
-                let request = packed(request, false)?;
+                let request = packed(request, false, self.usage)?;
                 self.engine.beside(sender.send_request(request)).await
             }
             Sender::Http2(sender) => {
-                let request = packed(request, true)?;
+                let request = packed(request, true, self.usage)?;
                 self.engine.beside(sender.send_request(request)).await
             }
         };
@@ -658,7 +898,11 @@ impl Wire {
 }
 
 /// The request as hyper takes it.
-fn packed(request: &Request, is_http2: bool) -> Result<http::Request<Full<Bytes>>, Cause> {
+fn packed(
+    request: &Request,
+    is_http2: bool,
+    usage: Use,
+) -> Result<http::Request<Full<Bytes>>, Cause> {
     let url = &request.url;
     let mut headers = HeaderMap::new();
     let host = HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort])
@@ -683,7 +927,9 @@ fn packed(request: &Request, is_http2: bool) -> Result<http::Request<Full<Bytes>
             Uri::try_from(format!("{}://{authority}{path}", url.scheme()))
         }
         false => {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            if usage == Use::Once {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Uri::try_from(path)
         }
     };
@@ -1552,6 +1798,75 @@ mod tests {
         let outcome = run(&probe, LONG).await;
         assert_eq!(outcome.result, Ok(()));
         assert_eq!(outcome.server.as_deref(), Some("two/2"));
+    }
+
+    #[tokio::test]
+    async fn several_requests_go_over_one_connection() {
+        crate::install_crypto_provider();
+        let authority = Authority::new("test authority");
+        let h2 = http2_server(&authority).await;
+        // Both answers at once would be wrong; this one waits for the second request.
+        let both = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        let server = Authority::server(&authority.leaf("localhost", 2040), None, &["http/1.1"]);
+        let h1 = Peer::tls([hold(both)], server).await;
+        for (port, second) in [(h2, Ok(())), (h1.port, Err(Reason::Timeout))] {
+            let home = Url::parse(&format!("https://localhost:{port}/")).unwrap();
+            let tls = Tls::new(&TlsOptions {
+                ca_cert: Some(Secret::new(&*authority.pem)),
+                alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+                ..TlsOptions::default()
+            });
+            let client = Client::for_home(&home, tls.unwrap(), None);
+            let probe: Arc<dyn crate::Probe> = Arc::new(Twice { client, home });
+            let outcome = run(&probe, Duration::from_millis(800)).await;
+            assert_eq!(outcome.result.map_err(|failure| failure.reason), second);
+            let connects = outcome
+                .phases
+                .iter()
+                .filter(|(phase, _)| *phase == Phase::Tls);
+            assert_eq!(connects.count(), 1);
+        }
+        assert_eq!(h1.heard().len(), 1, "and not a second connection");
+    }
+
+    /// Asks twice in one conversation.
+    struct Twice {
+        client: Client,
+        home: Url,
+    }
+
+    impl crate::Probe for Twice {
+        fn endpoint(&self) -> &str {
+            "twice"
+        }
+
+        fn scrubber(&self) -> &crate::Scrubber {
+            static NONE: std::sync::OnceLock<crate::Scrubber> = std::sync::OnceLock::new();
+            NONE.get_or_init(crate::Scrubber::default)
+        }
+
+        fn run<'a>(
+            &'a self,
+            attempt: &'a mut Attempt,
+        ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
+            Box::pin(async move {
+                let mut conversation = self.client.conversation();
+                for _ in 0..2 {
+                    let request = Request {
+                        method: Method::GET,
+                        url: self.home.clone(),
+                        headers: HeaderMap::new(),
+                        body: Bytes::new(),
+                    };
+                    conversation
+                        .ask(attempt, Phase::Request, &request)
+                        .await?
+                        .whole()?;
+                }
+                conversation.end().await;
+                Ok(())
+            })
+        }
     }
 
     #[tokio::test]

@@ -39,11 +39,15 @@
 //! # What holds for all of them
 //!
 //! * Nothing outlives an attempt. [`run`] drops the conversation at the deadline and shuts every
-//!   socket that was dialled, whoever still holds a duplicate.
+//!   socket that was dialled, whoever still holds a duplicate. The one kind of program that is ever
+//!   run, an exec plugin of a kubeconfig, is killed then with all its children (`program.rs`).
 //! * No outcome holds a secret of its target: every text in it is scrubbed before it leaves.
 //! * rustls is named in `tls.rs` alone, and no driver outside the type that it belongs to.
 //! * This crate reads neither the environment nor, but for the system's trust store and resolver
-//!   configuration, any file. Files that a definition names come through [`Files`].
+//!   configuration, any file. Files that a definition names, and the environment of a program that it
+//!   has run, come through [`Files`], and only for definitions of our own ([`Trust::Local`]).
+//!
+//! [`Trust::Local`]: conncheck_config::Trust::Local
 
 #![cfg_attr(
     not(feature = "all"),
@@ -58,6 +62,7 @@ mod http;
 mod login;
 mod outcome;
 mod probe;
+mod program;
 mod scrub;
 mod several;
 mod site;

@@ -317,7 +317,7 @@ impl Given {
 }
 
 /// A credential as the value of a header.
-fn sendable(
+pub(crate) fn sendable(
     access: &Access<'_>,
     what: &str,
     prefix: &str,
@@ -340,7 +340,7 @@ fn sendable(
     Ok(value)
 }
 
-fn basic(
+pub(crate) fn basic(
     access: &Access<'_>,
     username: Option<&Secret>,
     password: &Secret,
@@ -382,13 +382,13 @@ fn elastic_api_key(key: &Secret) -> (Secret, Vec<Secret>) {
 }
 
 /// The part of an `Authorization` behind its scheme: a server may echo it.
-fn encoded(value: &HeaderValue) -> Secret {
+pub(crate) fn encoded(value: &HeaderValue) -> Secret {
     let text = value.to_str().unwrap_or_default();
     Secret::new(text.split_once(' ').map_or(text, |(_, encoded)| encoded))
 }
 
 /// When a token ends, if it is a JWT that tells.
-fn expiry_of(token: &str) -> Option<Timestamp> {
+pub(crate) fn expiry_of(token: &str) -> Option<Timestamp> {
     #[derive(Deserialize)]
     struct Claims {
         exp: f64,
@@ -482,15 +482,18 @@ impl OAuth {
 
     async fn token(&self, attempt: &mut Attempt, client: &Client) -> Result<HeaderValue, Failure> {
         let response = client.send(attempt, Phase::Auth, &self.request).await?;
-        read_token(&response).map_err(|cause| {
+        let (value, token) = read_token(&response).map_err(|cause| {
             let server = crate::http::endpoint_of(&self.request.url);
             let message = format!("token server `{server}`: {}", cause.message);
             Cause { message, ..cause }.in_phase(Phase::Auth)
-        })
+        })?;
+        attempt.keeps_secret(&token);
+        Ok(value)
     }
 }
 
-fn read_token(response: &Response) -> Result<HeaderValue, Cause> {
+/// The token, and as it is sent.
+fn read_token(response: &Response) -> Result<(HeaderValue, Secret), Cause> {
     #[derive(Deserialize)]
     struct Granted {
         access_token: Secret,
@@ -512,7 +515,7 @@ fn read_token(response: &Response) -> Result<HeaderValue, Cause> {
     let mut value = HeaderValue::from_str(&format!("Bearer {}", granted.access_token.expose()))
         .map_err(|_| Cause::protocol("the token cannot be sent in a header"))?;
     value.set_sensitive(true);
-    Ok(value)
+    Ok((value, granted.access_token))
 }
 
 /// Why there is no token: the error codes of RFC 6749, 5.2.

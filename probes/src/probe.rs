@@ -1,15 +1,16 @@
 //! What a type of connection has to say, and what it is given.
 
+use std::ffi::OsString;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use conncheck_config::{Field, NodeError, Place, Resolved, Secret};
+use conncheck_config::{Field, NodeError, Place, Resolved, Secret, Trust};
 use serde::de::DeserializeOwned;
 
 use crate::attempt::Attempt;
 use crate::outcome::{Failure, Reason};
 use crate::scrub::Scrubber;
-use crate::tls::{Tls, TlsOptions, TlsPart, Verify};
+use crate::tls::{Tls, TlsMistake, TlsOptions, TlsPart, Verify};
 
 /// One type of connection: how its definition is read, and the conversation that proves a peer.
 pub trait ProbeType: Sized + Send + Sync + 'static {
@@ -24,7 +25,8 @@ pub trait ProbeType: Sized + Send + Sync + 'static {
     /// Reads a definition. Pure: no clock, no network, and files only through [`Access::file`].
     fn new(access: Access<'_>, settings: Self::Settings) -> Result<Self, Invalid>;
 
-    /// `scheme://host:port` and nothing else: no user, no path, no query.
+    /// `scheme://host:port` and nothing else: no user, no path, no query. Empty only while a secret is
+    /// missing that would tell.
     fn endpoint(&self) -> String;
 
     /// Secrets that the definition holds in another form: an encoded login, which a peer may echo.
@@ -51,11 +53,22 @@ pub trait Probe: Send + Sync {
     ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
 }
 
-/// Reads a file that a definition names by its path (`sslrootcert=/path`): the daemon's part, since
-/// this crate opens none.
+/// What a definition may have of the machine that we run on: the daemon's part, since this crate
+/// opens no file and reads no environment.
 pub trait Files: Send + Sync {
-    /// The text of the file, or why it cannot be had.
+    /// The text of a file that a definition names by its path (`sslrootcert=/path`), or why it cannot
+    /// be had.
     fn read(&self, path: &str) -> Result<Secret, String>;
+
+    /// A variable that a platform sets for what runs on it (`KUBERNETES_SERVICE_HOST`).
+    fn variable(&self, _name: &str) -> Option<String> {
+        None
+    }
+
+    /// The environment of a program that a definition has run (an exec plugin), or why none is run.
+    fn environment(&self) -> Result<Vec<(OsString, OsString)>, String> {
+        Err("programs are not run here".to_owned())
+    }
 }
 
 /// What is wrong with a definition, once its type is known.
@@ -127,9 +140,37 @@ impl<'a> Access<'a> {
 
     /// The text of a file that the definition names in `field`.
     pub fn file(&self, field: Field, path: &str) -> Result<Secret, Invalid> {
+        self.is_ours(field, "files of ours are not read")?;
         self.files
             .read(path)
             .map_err(|error| self.invalid(field, error))
+    }
+
+    /// A variable that the platform has set for us, which `field` asks for.
+    pub fn variable(&self, field: Field, name: &str) -> Result<Option<String>, Invalid> {
+        self.is_ours(field, "our environment is not read")?;
+        Ok(self.files.variable(name))
+    }
+
+    /// The environment of a program that `field` has run.
+    pub fn environment(&self, field: Field) -> Result<Vec<(OsString, OsString)>, Invalid> {
+        self.is_ours(field, "programs are not run")?;
+        self.files
+            .environment()
+            .map_err(|error| self.invalid(field, error))
+    }
+
+    /// The author of a definition from elsewhere need not be trusted with our machine.
+    fn is_ours(&self, field: Field, refusal: &str) -> Result<(), Invalid> {
+        match self.resolved.trust {
+            Trust::Local => Ok(()),
+            Trust::Remote => Err(self
+                .invalid(
+                    field,
+                    format!("{refusal} for a connection that came from the Kubernetes API"),
+                )
+                .hint("put the text itself into the secret")),
+        }
     }
 
     /// What `caCert`, `clientCert`, `clientKey` and the two TLS settings say.
@@ -154,20 +195,23 @@ impl<'a> Access<'a> {
 
     /// Builds TLS; a mistake is placed where the owner wrote it.
     pub fn tls(&self, options: &TlsOptions) -> Result<Tls, Invalid> {
-        Tls::new(options).map_err(|mistake| {
-            let (field, name) = match mistake.part {
-                TlsPart::CaCert => (Field::CaCert, "`caCert`: "),
-                TlsPart::ClientCert => (Field::ClientCert, "`clientCert`: "),
-                TlsPart::ClientKey => (Field::ClientKey, "`clientKey`: "),
-                TlsPart::ServerName => (Field::Properties, "`serverName`: "),
-                TlsPart::System => (Field::Type, ""),
-            };
-            Invalid {
-                place: self.resolved.place_of(field),
-                message: format!("{name}{}", mistake.message),
-                hint: mistake.hint,
-            }
-        })
+        Tls::new(options).map_err(|mistake| self.tls_mistake(mistake))
+    }
+
+    /// A mistake in what the owner wrote.
+    pub fn tls_mistake(&self, mistake: TlsMistake) -> Invalid {
+        let (field, name) = match mistake.part {
+            TlsPart::CaCert => (Field::CaCert, "`caCert`: "),
+            TlsPart::ClientCert => (Field::ClientCert, "`clientCert`: "),
+            TlsPart::ClientKey => (Field::ClientKey, "`clientKey`: "),
+            TlsPart::ServerName => (Field::Properties, "`serverName`: "),
+            TlsPart::System => (Field::Type, ""),
+        };
+        Invalid {
+            place: self.resolved.place_of(field),
+            message: format!("{name}{}", mistake.message),
+            hint: mistake.hint,
+        }
     }
 
     /// The same where options of the URL name files: a mistake in what is no field of the connection

@@ -1,6 +1,7 @@
 //! What the tests of several types share: a definition becomes a probe, and a peer that says what it
 //! is told to.
 
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,6 +32,10 @@ impl Files for NoFiles {
     fn read(&self, path: &str) -> Result<Secret, String> {
         Err(format!("`{path}` does not exist"))
     }
+
+    fn environment(&self) -> Result<Vec<(OsString, OsString)>, String> {
+        Ok(vec![("PATH".into(), "/usr/bin:/bin".into())])
+    }
 }
 
 /// The probe of a `spec`, or everything that is wrong with it. `secret` is the content of a secret
@@ -40,7 +45,25 @@ pub(crate) fn build(
     spec: &str,
     secret: &[(&str, &str)],
 ) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
-    let loaded = load(ty, spec, secret);
+    build_as(Trust::Local, ty, spec, secret)
+}
+
+/// The same of a definition from elsewhere.
+pub(crate) fn build_remote(
+    ty: &str,
+    spec: &str,
+    secret: &[(&str, &str)],
+) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
+    build_as(Trust::Remote, ty, spec, secret)
+}
+
+fn build_as(
+    trust: Trust,
+    ty: &str,
+    spec: &str,
+    secret: &[(&str, &str)],
+) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
+    let loaded = load(trust, ty, spec, secret);
     let info = crate::types::find(ty).unwrap();
     let resolved = loaded.connections[0]
         .resolve(info.name, &loaded.documents)
@@ -61,7 +84,7 @@ pub(crate) fn build_or_say(ty: &str, spec: &str) -> Result<Arc<dyn Probe>, Strin
 
 /// What a type makes of a `spec`.
 pub(crate) fn with_access<T>(ty: &str, spec: &str, make: impl FnOnce(&Access<'_>) -> T) -> T {
-    let loaded = load(ty, spec, &[]);
+    let loaded = load(Trust::Local, ty, spec, &[]);
     let resolved = loaded.connections[0]
         .resolve(ty, &loaded.documents)
         .unwrap_or_else(|missing: Vec<Unresolved>| panic!("{missing:?}"));
@@ -71,11 +94,11 @@ pub(crate) fn with_access<T>(ty: &str, spec: &str, make: impl FnOnce(&Access<'_>
 /// The same as far as it is known without any secret.
 pub(crate) fn build_partly(ty: &str, spec: &str) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
     let info = crate::types::find(ty).unwrap();
-    let partial = load(ty, spec, &[]).connections[0].resolve_partly(info.name);
+    let partial = load(Trust::Local, ty, spec, &[]).connections[0].resolve_partly(info.name);
     info.build(&partial.resolved, &NoFiles)
 }
 
-fn load(ty: &str, spec: &str, secret: &[(&str, &str)]) -> Loaded {
+fn load(trust: Trust, ty: &str, spec: &str, secret: &[(&str, &str)]) -> Loaded {
     let indented: String = spec.lines().map(|line| format!("  {line}\n")).collect();
     let mut text = format!(
         "apiVersion: mission-control.flanksource.com/v1\nkind: Connection\nmetadata:\n  name: test\nspec:\n  type: {ty}\n{indented}"
@@ -87,7 +110,7 @@ fn load(ty: &str, spec: &str, secret: &[(&str, &str)]) -> Loaded {
         }
     }
     let mut loader = Loader::default();
-    loader.add("test.yaml", &text, Trust::Local);
+    loader.add("test.yaml", &text, trust);
     let loaded = loader.finish();
     assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
     loaded

@@ -97,6 +97,7 @@ macro_rules! types {
 mod amqp;
 mod elastic;
 mod http;
+mod kubernetes;
 #[cfg(feature = "ldap")]
 mod ldap;
 #[cfg(feature = "mongodb")]
@@ -117,6 +118,7 @@ types! {
 
     http => Http, "http", ["https"], ["http", "https"];
 
+    kubernetes => Kubernetes, "kubernetes", ["k8s"], [];
     mongodb "mongodb" => MongoDb, "mongodb", ["mongo"], ["mongodb", "mongodb+srv"];
     ldap "ldap" => Ldap, "ldap", ["ldaps"], ["ldap", "ldaps", "ldapi"];
     mysql "mysql" => Mysql, "mysql", ["mariadb"], ["mysql", "mariadb"];

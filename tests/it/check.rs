@@ -1,5 +1,6 @@
 //! The one place that knows the API: a definition in, an outcome out.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -38,6 +39,10 @@ impl Files for OnDisk {
             .map(Secret::new)
             .map_err(|error| format!("`{path}` cannot be read: {error}"))
     }
+
+    fn environment(&self) -> Result<Vec<(OsString, OsString)>, String> {
+        Ok(vec![("PATH".into(), "/usr/bin:/bin".into())])
+    }
 }
 
 /// One attempt of the connection with this `spec`.
@@ -61,7 +66,7 @@ pub(crate) fn attempt_with_secret(secret: &[(&str, &str)], spec: &Value) -> Outc
     run(TIMEOUT, &ResolverChoice::Auto, &probe)
 }
 
-fn run(timeout: Duration, resolver: &ResolverChoice, probe: &Arc<dyn Probe>) -> Outcome {
+pub(crate) fn run(timeout: Duration, resolver: &ResolverChoice, probe: &Arc<dyn Probe>) -> Outcome {
     let outcome = RUNTIME.block_on(async {
         let env = Env::new(resolver).expect("a resolver");
         conncheck_probes::run(probe, Deadline::after(timeout), &env).await
@@ -79,13 +84,18 @@ pub(crate) fn probe(spec: &Value) -> Arc<dyn Probe> {
 }
 
 fn probe_with(lookup: &dyn Lookup, spec: &Value) -> Arc<dyn Probe> {
+    probe_on(&OnDisk, lookup, spec)
+}
+
+/// The same on a machine of the test's own.
+pub(crate) fn probe_on(files: &dyn Files, lookup: &dyn Lookup, spec: &Value) -> Arc<dyn Probe> {
     let connection = connection(spec);
     let name = spec["type"].as_str().expect("a type");
     let info = types::find(name).expect("a known type");
     let resolved = connection
         .resolve(info.name, lookup)
         .unwrap_or_else(|unresolved| panic!("{unresolved:?}"));
-    info.build(&resolved, &OnDisk)
+    info.build(&resolved, files)
         .unwrap_or_else(|invalid| panic!("{invalid:?}"))
 }
 

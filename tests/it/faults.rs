@@ -68,6 +68,15 @@ pub(crate) const TALKS: &[Talk] = &[
         ),
     },
     Talk {
+        type_name: "kubernetes",
+        spec: |at| json!({"type": "kubernetes", "url": format!("http://{at}"), "password": "secret"}),
+        spec_with_tls: |at| json!({"type": "kubernetes", "url": format!("https://{at}"), "password": "secret"}),
+        before_tls: Vec::new,
+        greeting: None,
+        first: "request",
+        reply: (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "auth"),
+    },
+    Talk {
         type_name: "ldap",
         spec: |at| json!({"type": "ldap", "url": format!("ldap://{at}"), "username": "cn=probe", "password": "secret"}),
         spec_with_tls: |at| json!({"type": "ldap", "url": format!("ldaps://{at}"), "username": "cn=probe", "password": "secret"}),

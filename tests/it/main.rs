@@ -22,6 +22,7 @@ mod docs;
 mod elastic;
 mod faults;
 mod http;
+mod kubernetes;
 mod ldap;
 mod leaks;
 mod mongodb;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         faults::trials(),
         http::trials(),
         ldap::trials(),
+        kubernetes::trials(),
         leaks::trials(),
         mongodb::trials(),
         mysql::trials(),

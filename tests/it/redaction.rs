@@ -5,6 +5,7 @@
 //! `/metrics`. The peers are the worst there are: some repeat in their answers what they were sent.
 
 use conncheck_probes::types;
+use conncheck_rig::apiserver::{data, kubeconfig};
 use conncheck_rig::faults::{self, Peer, Step};
 use conncheck_rig::http::{HttpPeer, response};
 use conncheck_rig::ldap::{Answer, LdapPeer};
@@ -113,6 +114,16 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "webhook", "url": format!("http://M4RK3R-user:{encoded}@{at}/")}),
         json!({"type": "webhook", "url": format!("http://{at}/"), "secretRef": {"name": "single", "key": "token"}}),
         json!({"type": "webhook", "url": format!("http://{at}/"), "properties": {"method": "POST", "body": format!("{{\"token\": \"{MARKER}\"}}"), "headers": {"X-Other": MARKER}}}),
+        json!({"type": "kubernetes", "url": format!("http://{at}"), "password": "M4RK3R-token"}),
+        json!({"type": "kubernetes", "url": format!("http://{at}"), "username": "M4RK3R-user", "password": MARKER}),
+        json!({"type": "kubernetes", "url": format!("http://M4RK3R-user:{encoded}@{at}")}),
+        json!({"type": "kubernetes", "url": format!("http://{at}"), "secretRef": {"name": "single", "key": "token"}}),
+        json!({"type": "kubernetes", "secretRef": {"name": "kubeconfigs", "key": "token"}}),
+        json!({"type": "kubernetes", "secretRef": {"name": "kubeconfigs", "key": "basic"}}),
+        json!({"type": "kubernetes", "secretRef": {"name": "kubeconfigs", "key": "certificate"}}),
+        json!({"type": "kubernetes", "secretRef": {"name": "kubeconfigs", "key": "says"}}),
+        json!({"type": "kubernetes", "secretRef": {"name": "kubeconfigs", "key": "complains"}}),
+        json!({"type": "kubernetes", "properties": {"kubeconfig": kubeconfig_at(at, &json!({"token": "M4RK3R-token"}))}}),
     ];
     for info in types::all() {
         assert!(
@@ -139,12 +150,55 @@ fn definitions(at: &str) -> Vec<Value> {
                     "encoded": "cHJvYmU6TTRSSzNSLWFwaWtleQ==",
                 }),
             ),
+            kubeconfigs(at),
             secret(
                 "urls",
                 json!({"redis": format!("redis://{encoded}:{encoded}@{at}")}),
             ),
         ])
         .collect()
+}
+
+fn kubeconfig_at(at: &str, user: &Value) -> String {
+    kubeconfig(&json!({"server": format!("http://{at}")}), user)
+}
+
+/// The marker wherever a kubeconfig may hold a secret, and in what exec plugins say.
+fn kubeconfigs(at: &str) -> Value {
+    let client = &Rig::shared().pki().client;
+    let marked = |pem: &str| data(&format!("{pem}# {MARKER}\n"));
+    let plugin = |script: &str| {
+        json!({"exec": {
+            "apiVersion": "client.authentication.k8s.io/v1", "command": "sh",
+            "args": ["-c", script, format!("--secret={MARKER}")],
+            "env": [{"name": "SECRET", "value": MARKER}],
+        }})
+    };
+    let credential = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+        "status": {"token": "M4RK3R-granted"},
+    });
+    let texts = [
+        ("token", json!({"token": "M4RK3R-token"})),
+        (
+            "basic",
+            json!({"username": "M4RK3R-user", "password": MARKER}),
+        ),
+        (
+            "certificate",
+            json!({
+                "client-certificate-data": marked(&client.cert_pem),
+                "client-key-data": marked(&client.key_pem),
+            }),
+        ),
+        ("says", plugin(&format!("echo '{credential}'"))),
+        (
+            "complains",
+            plugin("echo \"no login for $SECRET\" >&2; exit 1"),
+        ),
+    ];
+    let texts = texts.map(|(name, user)| (name.to_owned(), kubeconfig_at(at, &user).into()));
+    secret("kubeconfigs", Value::Object(texts.into_iter().collect()))
 }
 
 fn dsn(at: &str) -> String {
@@ -313,6 +367,8 @@ fn mistakes_are_told_without_the_value() {
     let mysql = json!({"type": "mysql", "url": "mysql://a@127.0.0.1:1/app"});
     let postgres = json!({"type": "postgres", "url": "postgres://a@127.0.0.1:1/app"});
     let webhook = json!({"type": "webhook", "url": "http://127.0.0.1:1/hook"});
+    let kubernetes = |kubeconfig: String| json!({"type": "kubernetes", "properties": {"kubeconfig": kubeconfig}});
+    let cluster = json!({"server": "http://127.0.0.1:1"});
     let encoded = encoded();
     let specs = vec![
         json!({"type": "amqp", "url": format!("amqp://probe:{MARKER}@127.0.0.1")}),
@@ -439,6 +495,43 @@ fn mistakes_are_told_without_the_value() {
             webhook,
             json!({"properties": {"method": MARKER, "body": MARKER}}),
         ),
+        json!({"type": "kubernetes", "url": format!("https://[{MARKER}]")}),
+        json!({"type": "kubernetes", "url": format!("http://127.0.0.1:1/?token={encoded}")}),
+        json!({"type": "kubernetes", "url": "http://127.0.0.1:1", "password": format!("{MARKER}\nX-Evil: 1")}),
+        json!({"type": "kubernetes", "properties": {"server": MARKER}}),
+        json!({"type": "kubernetes", "properties": {"inCluster": MARKER}}),
+        kubernetes(format!("a: {MARKER}\n\t{MARKER}")),
+        kubernetes(format!(
+            "users:\n- name: a\n  user: {{token: [\"{MARKER}\"]}}"
+        )),
+        kubernetes(kubeconfig(
+            &cluster,
+            &json!({"token": format!("{MARKER}\nX-Evil: 1")}),
+        )),
+        kubernetes(kubeconfig(
+            &cluster,
+            &json!({"token": MARKER, "password": MARKER}),
+        )),
+        kubernetes(kubeconfig(
+            &cluster,
+            &json!({"client-key-data": MARKER, "client-certificate-data": MARKER}),
+        )),
+        kubernetes(kubeconfig(
+            &cluster,
+            &json!({"auth-provider": {"config": {"token": MARKER}}}),
+        )),
+        kubernetes(kubeconfig(
+            &cluster,
+            &json!({"exec": {"command": "x", "args": [MARKER]}}),
+        )),
+        kubernetes(kubeconfig(
+            &json!({"server": format!("http://{MARKER}@127.0.0.1:x")}),
+            &json!({}),
+        )),
+        kubernetes(kubeconfig(
+            &json!({"server": "http://127.0.0.1:1", "proxy-url": MARKER}),
+            &json!({}),
+        )),
         with(postgres.clone(), json!({"clientCert": MARKER})),
         with(postgres, json!({"properties": {"serverName": MARKER}})),
     ];

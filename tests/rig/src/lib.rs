@@ -17,6 +17,7 @@
 //! Everybody's password is [`PASSWORD`].
 
 mod acceptor;
+pub mod apiserver;
 pub mod dns;
 pub mod elastic;
 mod error;
@@ -36,6 +37,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod prometheus;
+pub mod proxy;
 pub mod python;
 pub mod rabbitmq;
 pub mod redis;
@@ -48,6 +50,7 @@ pub mod tls;
 mod user;
 
 pub use crate::{
+    apiserver::{ApiServer, ApiServerKind},
     dns::{Answer, DnsServer},
     elastic::{Elastic, ElasticKind},
     error::{Error, Result},
@@ -62,6 +65,7 @@ pub use crate::{
     postgres::{Postgres, PostgresKind},
     process::Process,
     prometheus::{Prometheus, PrometheusKind},
+    proxy::TunnelProxy,
     rabbitmq::{RabbitMq, RabbitMqFront, RabbitMqKind},
     redis::{Redis, RedisKind},
     relay::Relay,

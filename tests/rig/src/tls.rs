@@ -11,7 +11,7 @@ use rustls::{
     RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion,
     crypto::aws_lc_rs::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
 use crate::{
@@ -33,34 +33,45 @@ pub fn server_config_with(
     clients: Option<&Certified>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> Result<ServerConfig> {
-    make(certified, clients, versions)
-        .map_err(|err| Error::new(format!("{}: {err}", certified.name)))
+    let clients = match clients {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(authority) => signed_by(authority)?,
+    };
+    server_config_for(certified, clients, versions)
 }
 
-fn make(
+/// The same with somebody who asks for certificates, and takes them or not.
+pub(crate) fn server_config_for(
     certified: &Certified,
-    clients: Option<&Certified>,
+    clients: Arc<dyn ClientCertVerifier>,
     versions: &[&'static SupportedProtocolVersion],
-) -> Result<ServerConfig, Box<dyn std::error::Error>> {
-    let chain = CertificateDer::pem_slice_iter(certified.cert_pem.as_bytes())
-        .collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(certified.key_pem.as_bytes())?;
-    let provider = Arc::new(default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(versions)?;
-    let builder = match clients {
-        None => builder.with_no_client_auth(),
-        Some(authority) => {
-            let mut roots = RootCertStore::empty();
-            roots.add(CertificateDer::from_pem_slice(
-                authority.cert_pem.as_bytes(),
-            )?)?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            builder.with_client_cert_verifier(verifier.build()?)
-        }
+) -> Result<ServerConfig> {
+    let make = || -> Made<ServerConfig> {
+        let chain = CertificateDer::pem_slice_iter(certified.cert_pem.as_bytes())
+            .collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(certified.key_pem.as_bytes())?;
+        let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(versions)?
+            .with_client_cert_verifier(clients);
+        Ok(builder.with_single_cert(chain, key)?)
     };
-    Ok(builder.with_single_cert(chain, key)?)
+    make().map_err(|err| Error::new(format!("{}: {err}", certified.name)))
 }
+
+/// Takes the certificates that this authority has signed.
+pub(crate) fn signed_by(authority: &Certified) -> Result<Arc<dyn ClientCertVerifier>> {
+    let make = || -> Made<Arc<dyn ClientCertVerifier>> {
+        let mut roots = RootCertStore::empty();
+        let pem = authority.cert_pem.as_bytes();
+        roots.add(CertificateDer::from_pem_slice(pem)?)?;
+        let provider = Arc::new(default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        Ok(verifier.build()?)
+    };
+    make().map_err(|err| Error::new(format!("{}: {err}", authority.name)))
+}
+
+type Made<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Ends TLS and hands on what is inside of it, in both directions.
 pub struct Front {

@@ -10,13 +10,14 @@ use std::{
 };
 
 use conncheck_rig::{
-    BlackHole, Elastic, ElasticKind, Error, MariaDbKind, MssqlKind, NginxKind, PASSWORD, Postgres,
-    PrometheusKind, Result, Rig, SecantusKind, SlapdKind, TokenServer,
+    ApiServer, ApiServerKind, BlackHole, Elastic, ElasticKind, Error, MariaDbKind, MssqlKind,
+    NginxKind, PASSWORD, Postgres, PrometheusKind, Result, Rig, SecantusKind, SlapdKind,
+    TokenServer,
     faults::{Refused, refused_on},
     ports,
     process::Spec,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{cargo, install};
 
@@ -64,6 +65,7 @@ const EXPECTED: &[Expected] = &[
     up("staff-directory"),
     up("product-db"),
     up("product-search"),
+    up("shop-cluster"),
     down("billing-db", "auth", Some("auth"), Some("28P01")),
     down("recommendations", "auth", Some("auth"), Some("18")),
     down("reporting-db", "connect_refused", Some("connect"), None),
@@ -82,6 +84,7 @@ const EXPECTED: &[Expected] = &[
     down("feature-flags", "assertion", Some("request"), None),
     down("order-search", "assertion", Some("request"), Some("yellow")),
     down("order-metrics", "assertion", Some("request"), None),
+    down("edge-cluster", "unavailable", Some("request"), Some("500")),
     down("chat-hook", "not_found", Some("request"), Some("410")),
 ];
 
@@ -234,6 +237,9 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
     let slapd = rig.get(SlapdKind::Main)?;
     let (mariadb, full) = (rig.mariadb()?, rig.get(MariaDbKind::FullForAll)?);
     let mssql = rig.get(MssqlKind::Main)?;
+    let cluster = rig.get(ApiServerKind::Main)?;
+    let without_etcd = rig.get(ApiServerKind::NoEtcd)?;
+    let user = json!({"token": ApiServer::TOKEN});
     let authority: Vec<String> = rig
         .pki()
         .ca
@@ -264,12 +270,15 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@elastic_tls@", before_elastic.https),
         ("@blackhole@", black_hole.port()),
         ("@stopped@", stopped.port()),
+        ("@without_etcd@", without_etcd.port()),
     ] {
         yaml = yaml.replace(name, &port.to_string());
     }
     yaml = yaml
         .replace("@password@", PASSWORD)
         .replace("@elastic_key@", Elastic::API_KEY)
+        .replace("@kubeconfig@", &cluster.kubeconfig(rig.pki(), &user))
+        .replace("@token@", ApiServer::TOKEN)
         .replace("@oauth_secret@", TokenServer::CLIENT_SECRET);
     Ok(yaml.replace("@ca@", &authority.join("\n")))
 }
