@@ -13,12 +13,12 @@ use crate::faults::TALKS;
 
 crate::trials![a_black_hole_leaves_nothing, a_silent_peer_leaves_nothing,];
 
-/// How many attempts. `CONNCHECK_LEAK_ATTEMPTS=10000` for the long run.
+/// How many attempts: a hundred of each type. `CONNCHECK_LEAK_ATTEMPTS=10000` for the long run.
 fn attempts() -> usize {
     std::env::var("CONNCHECK_LEAK_ATTEMPTS")
         .ok()
         .and_then(|count| count.parse().ok())
-        .unwrap_or(300)
+        .unwrap_or(100 * TALKS.len())
 }
 
 fn a_black_hole_leaves_nothing() {
