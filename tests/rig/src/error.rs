@@ -10,6 +10,8 @@ pub struct Error {
     pub(crate) address_in_use: bool,
     /// Not a failure of the rig: a program that it needs is not installed.
     pub(crate) missing: bool,
+    /// And could not be had by installing anything.
+    pub(crate) impossible: bool,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,6 +22,7 @@ impl Error {
             message: message.into(),
             address_in_use: false,
             missing: false,
+            impossible: false,
         }
     }
 
@@ -32,6 +35,16 @@ impl Error {
             ),
             address_in_use: false,
             missing: true,
+            impossible: false,
+        }
+    }
+
+    /// Something that this machine, or this user, cannot have whatever is installed.
+    pub(crate) fn not_here(why: impl Into<String>) -> Error {
+        Error {
+            missing: true,
+            impossible: true,
+            ..Error::new(why)
         }
     }
 

@@ -65,6 +65,20 @@ pub const FREETDS: Package = Package {
     name: "freetds-bin",
     program: "tsql",
 };
+pub const POSTFIX: Package = Package {
+    name: "postfix",
+    program: "postfix",
+};
+/// Makes the users of Postfix.
+pub const SASL: Package = Package {
+    name: "sasl2-bin",
+    program: "saslpasswd2",
+};
+/// The ways in which they log in: no program, but a library.
+pub const SASL_MODULES: Package = Package {
+    name: "libsasl2-modules",
+    program: "libplain.so",
+};
 pub const PYTHON: Package = Package {
     name: "python3-venv",
     program: "python3",
@@ -78,6 +92,9 @@ pub const ALL: &[Package] = &[
     RABBITMQ,
     SLAPD,
     NGINX,
+    POSTFIX,
+    SASL,
+    SASL_MODULES,
     PROMETHEUS,
     BLACKBOX,
     MONITORING_PLUGINS,
@@ -87,7 +104,17 @@ pub const ALL: &[Package] = &[
 
 /// The servers, and what runs those that Python's registry has.
 pub const SERVERS: &[Package] = &[
-    POSTGRES, REDIS, MARIADB, RABBITMQ, SLAPD, NGINX, PROMETHEUS, PYTHON,
+    POSTGRES,
+    REDIS,
+    MARIADB,
+    RABBITMQ,
+    SLAPD,
+    NGINX,
+    POSTFIX,
+    SASL,
+    SASL_MODULES,
+    PROMETHEUS,
+    PYTHON,
 ];
 
 /// What [`ensure`] found and did.
@@ -201,6 +228,12 @@ pub fn is_there(package: Package) -> bool {
                 .status()
                 .is_ok_and(|status| status.success())
         });
+    }
+    if package == SASL_MODULES {
+        let libraries = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+        return libraries
+            .map(|dir| dir.path().join("sasl2").join(package.program))
+            .any(|library| library.exists());
     }
     program(package.program).is_some()
 }

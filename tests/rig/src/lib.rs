@@ -21,6 +21,7 @@ pub mod apiserver;
 pub mod dns;
 pub mod elastic;
 mod error;
+pub mod exim;
 pub mod faults;
 pub mod http;
 pub mod install;
@@ -34,6 +35,7 @@ mod packets;
 pub mod pki;
 pub mod plugins;
 pub mod ports;
+pub mod postfix;
 pub mod postgres;
 pub mod process;
 pub mod prometheus;
@@ -46,7 +48,9 @@ mod rig;
 pub mod secantus;
 mod shared;
 pub mod slapd;
+pub mod smtp;
 pub mod tls;
+pub mod unpacked;
 mod user;
 
 pub use crate::{
@@ -54,6 +58,7 @@ pub use crate::{
     dns::{Answer, DnsServer},
     elastic::{Elastic, ElasticKind},
     error::{Error, Result},
+    exim::{Exim, EximKind},
     faults::{BlackHole, Peer, Step},
     http::{HttpPeer, TokenServer},
     mariadb::{MariaDb, MariaDbKind},
@@ -62,6 +67,7 @@ pub use crate::{
     mysql8::Mysql8,
     nginx::{Nginx, NginxKind},
     pki::{Certified, Pki},
+    postfix::{Postfix, PostfixKind},
     postgres::{Postgres, PostgresKind},
     process::Process,
     prometheus::{Prometheus, PrometheusKind},
@@ -72,6 +78,7 @@ pub use crate::{
     rig::{Kind, REQUIRE_SERVERS, Rig, Server, Skipped},
     secantus::{Secantus, SecantusKind},
     slapd::{Slapd, SlapdKind},
+    smtp::SmtpPeer,
 };
 
 /// Of every user on every server here.

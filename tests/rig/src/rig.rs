@@ -15,9 +15,11 @@ use tempfile::TempDir;
 
 use crate::{
     error::{Error, Result},
+    exim::{Exim, EximKind},
     mariadb::{MariaDb, MariaDbKind},
     nginx::{Nginx, NginxKind},
     pki::Pki,
+    postfix::{Postfix, PostfixKind},
     postgres::{Postgres, PostgresKind},
     process::Process,
     rabbitmq::{RabbitMq, RabbitMqKind},
@@ -35,14 +37,15 @@ pub struct Skipped {
     pub name: String,
     pub why: String,
     missing: bool,
+    impossible: bool,
 }
 
 impl Skipped {
-    /// For the end of a test that cannot run: says so, or panics if servers are required, or if this is no
-    /// missing package but a server that does not start.
+    /// For the end of a test that cannot run: says so, or panics if servers are required and this one could be
+    /// had, or if this is no missing package but a server that does not start.
     pub fn tell(&self) {
         assert!(
-            self.missing && !required(),
+            self.missing && (self.impossible || !required()),
             "{} is not to be had: {}",
             self.name,
             self.why
@@ -55,6 +58,7 @@ impl From<Skipped> for Error {
     fn from(skipped: Skipped) -> Error {
         let mut err = Error::new(format!("{}: {}", skipped.name, skipped.why));
         err.missing = skipped.missing;
+        err.impossible = skipped.impossible;
         err
     }
 }
@@ -66,6 +70,7 @@ impl From<Error> for Skipped {
             name: "a tool".into(),
             why: err.to_string(),
             missing: err.missing,
+            impossible: err.impossible,
         }
     }
 }
@@ -162,6 +167,7 @@ impl Rig {
             scope.spawn(|| drop(self.mariadb()));
             scope.spawn(|| drop(self.redis()));
             scope.spawn(|| drop(self.nginx()));
+            scope.spawn(|| drop(self.exim()));
         });
         let bad: Vec<String> = self
             .skipped()
@@ -201,6 +207,7 @@ impl Rig {
                     name,
                     why: err.to_string(),
                     missing: err.missing,
+                    impossible: err.impossible,
                 };
                 lock(&self.skipped).push(skipped.clone());
                 Err(skipped)
@@ -231,6 +238,14 @@ impl Rig {
 
     pub fn nginx(&self) -> Result<Arc<Nginx>, Skipped> {
         self.get(NginxKind::Main)
+    }
+
+    pub fn postfix(&self) -> Result<Arc<Postfix>, Skipped> {
+        self.get(PostfixKind::Main)
+    }
+
+    pub fn exim(&self) -> Result<Arc<Exim>, Skipped> {
+        self.get(EximKind::Main)
     }
 
     /// Who was asked for and was not to be had.

@@ -5,16 +5,15 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     panic,
-    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use conncheck_rig::{
-    Elastic, ElasticKind, MariaDbKind, Mysql8, Nginx, NginxKind, PASSWORD, Pki, Postgres,
-    PostgresKind, Process, Prometheus, PrometheusKind, Redis, RedisKind, Rig, SecantusKind, Server,
-    Slapd, SlapdKind, need, plugins, prometheus,
+    Elastic, ElasticKind, Exim, MariaDbKind, Mysql8, Nginx, NginxKind, PASSWORD, Pki, Postfix,
+    Postgres, PostgresKind, Process, Prometheus, PrometheusKind, Redis, RedisKind, Rig,
+    SecantusKind, Server, Slapd, SlapdKind, need, plugins, prometheus,
 };
 use serde_json::json;
 
@@ -637,6 +636,141 @@ fn every_tls_port_shows_its_own_certificate() {
 }
 
 #[test]
+fn postfix_greets_on_each_port_as_it_says() {
+    let rig = Rig::shared();
+    need!(rig.postfix());
+    let started = Instant::now();
+    let postfix = Postfix::start(rig.pki(), rig.dir(), "greeting").expect("one more");
+    eprintln!("Postfix starts in {:?}", started.elapsed());
+    for port in [postfix.smtp, postfix.must_encrypt, postfix.mutual_tls] {
+        let said = exchange_after_greeting(port, "EHLO [127.0.0.1]\r\nQUIT\r\n");
+        assert!(said.contains("250-STARTTLS"), "{said}");
+        assert!(!said.contains("AUTH"), "only over TLS: {said}");
+    }
+    let plain = exchange_after_greeting(postfix.plain, "EHLO a\r\nQUIT\r\n");
+    assert!(!plain.contains("STARTTLS"), "{plain}");
+    assert!(plain.contains("250-AUTH "), "{plain}");
+    for (port, words, code) in [
+        (postfix.full, "QUIT\r\n", "421 4.7.0"),
+        (postfix.refuses, "QUIT\r\n", "554 5.7.1"),
+        (postfix.defers, "QUIT\r\n", "450 4.3.2"),
+        (postfix.strict, "EHLO localhost\r\nQUIT\r\n", "504 5.5.2"),
+        (
+            postfix.broken_tls,
+            "EHLO a\r\nSTARTTLS\r\nQUIT\r\n",
+            "454 4.7.0",
+        ),
+        (
+            postfix.must_encrypt,
+            "EHLO a\r\nMAIL FROM:<>\r\nQUIT\r\n",
+            "530 5.7.0",
+        ),
+    ] {
+        let said = exchange_after_greeting(port, words);
+        assert!(said.contains(code), "{words:?}: {said}");
+    }
+    let goodbyes = postfix.wait_for_goodbyes(12);
+    assert!(
+        goodbyes.iter().any(|line| line.contains("mail=0/1")),
+        "it counts mails: {goodbyes:?}"
+    );
+}
+
+#[test]
+fn exim_greets_on_each_port_as_it_says() {
+    let rig = Rig::shared();
+    need!(rig.exim());
+    let started = Instant::now();
+    let exim = Exim::start(rig.pki(), rig.dir(), "greeting").expect("one more");
+    eprintln!("Exim starts in {:?}", started.elapsed());
+    let hello = "EHLO [127.0.0.1]\r\nQUIT\r\n";
+    let said = exchange_after_greeting(exim.smtp, hello);
+    assert!(
+        said.contains("250-STARTTLS") && !said.contains("AUTH"),
+        "{said}"
+    );
+    let said = exchange_after_greeting(exim.plain, hello);
+    assert!(!said.contains("STARTTLS"), "{said}");
+    assert!(said.contains("250-AUTH PLAIN LOGIN XOAUTH2"), "{said}");
+    let said = exchange_after_greeting(exim.cram, hello);
+    assert!(said.contains("250-AUTH CRAM-MD5\r\n"), "{said}");
+    let said = exchange_after_greeting(exim.talkative, "QUIT\r\n");
+    assert!(
+        said.contains("\r\n220 before you have a word\r\n"),
+        "{said}"
+    );
+    let said = exchange_after_greeting(exim.helo_only, "EHLO a\r\nHELO a\r\nQUIT\r\n");
+    assert!(
+        said.contains("502 command not implemented\r\n250 rig.test"),
+        "{said}"
+    );
+    for (port, code) in [(exim.refuses, "550 "), (exim.defers, "451 ")] {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
+        let mut begin = [0; 4];
+        stream.read_exact(&mut begin).expect("a greeting");
+        assert_eq!(begin, code.as_bytes());
+    }
+    let login = "EHLO a\r\nAUTH PLAIN AHByb2JlAHByb2JlLXBhc3N3b3Jk\r\nQUIT\r\n";
+    let said = exchange_after_greeting(exim.plain, login);
+    assert!(said.contains("235 Authentication succeeded"), "{said}");
+    assert!(
+        exim.wait_for_goodbyes(7)
+            .contains(&"EHLO,AUTH,QUIT".to_owned()),
+        "{}",
+        exim.log()
+    );
+}
+
+#[test]
+fn mail_servers_take_their_parts_with_them() {
+    let rig = Rig::shared();
+    need!(rig.postfix());
+    need!(rig.exim());
+    let postfix = Postfix::start(rig.pki(), rig.dir(), "ending").expect("one more");
+    let exim = Exim::start(rig.pki(), rig.dir(), "ending").expect("one more");
+    let held = TcpStream::connect(("127.0.0.1", exim.smtp)).expect("a listener");
+    thread::sleep(Duration::from_millis(100));
+    let parts = [tree(postfix.process().pid()), tree(exim.process().pid())].concat();
+    assert!(
+        parts.len() > 4,
+        "Postfix' smtpd, anvil and log; Exim's one connection: {parts:?}"
+    );
+    drop((postfix, exim));
+    for pid in parts {
+        assert!(gone(pid, Duration::from_secs(2)), "{pid} still runs");
+    }
+    drop(held);
+}
+
+/// One word at a time, each after the answer to the one before; gives all that was answered.
+fn exchange_after_greeting(port: u16, words: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("a timeout");
+    let mut all = String::new();
+    for word in std::iter::once("").chain(words.split_inclusive('\n')) {
+        // It may have hung up after its greeting.
+        let _ = stream.write_all(word.as_bytes());
+        let mut buffer = [0; 4096];
+        let mut answer = String::new();
+        while !answer.ends_with("\r\n")
+            || answer
+                .lines()
+                .last()
+                .is_some_and(|line| line.as_bytes().get(3) == Some(&b'-'))
+        {
+            match stream.read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => answer.push_str(&String::from_utf8_lossy(&buffer[..count])),
+            }
+        }
+        all.push_str(&answer);
+    }
+    all
+}
+
+#[test]
 fn nothing_is_left_after_a_panic() {
     let dir = tempfile::tempdir().expect("a folder");
     fs::set_permissions(
@@ -817,10 +951,12 @@ fn listening_elsewhere(pids: &[u32]) -> Vec<String> {
     elsewhere
 }
 
+/// Whether it has ended; one that nobody has asked about yet has, too.
 fn gone(pid: u32, within: Duration) -> bool {
     let started = Instant::now();
     loop {
-        if !Path::new(&format!("/proc/{pid}")).exists() {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if stat.is_empty() || stat.contains(") Z ") {
             return true;
         }
         if started.elapsed() >= within {

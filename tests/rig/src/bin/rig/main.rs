@@ -18,8 +18,9 @@ mod up;
 mod verify;
 
 const HELP: &str = "\
-Real servers for conncheck, without Docker: PostgreSQL, MariaDB, RabbitMQ, Redis and nginx on free ports of
-127.0.0.1, with certificates made for the occasion. Everything that is started is stopped again, also by Ctrl-C.
+Real servers for conncheck, without Docker: PostgreSQL, MariaDB, RabbitMQ, Redis, nginx and Exim on free ports
+of 127.0.0.1, with certificates made for the occasion. Everything that is started is stopped again, also by
+Ctrl-C.
 
 usage: rig COMMAND
 

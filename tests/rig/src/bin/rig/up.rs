@@ -52,6 +52,22 @@ pub fn run() -> Result<()> {
     if let Ok(mssql) = rig.get(MssqlKind::Main) {
         println!("SQL Server (a peer of ours): {}", mssql.url("probe"));
     }
+    if let Ok(postfix) = rig.postfix() {
+        println!(
+            "Postfix (pid {}):     smtp://probe@localhost:{}  smtps://probe@localhost:{}",
+            postfix.process().pid(),
+            postfix.smtp,
+            postfix.smtps
+        );
+    }
+    if let Ok(exim) = rig.exim() {
+        println!(
+            "Exim (pid {}):        smtp://probe@localhost:{}  smtps://probe@localhost:{}",
+            exim.process().pid(),
+            exim.smtp,
+            exim.smtps
+        );
+    }
     crate::serving();
     println!("until Ctrl-C");
     crate::wait_for_signal()
