@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -400,6 +400,13 @@ impl Attempt {
     pub fn credential_expires(&mut self, at: Timestamp) {
         let mut record = lock(&self.record);
         record.credential_expiry = Some(record.credential_expiry.map_or(at, |known| known.min(at)));
+    }
+
+    /// Our own address on the connection that was dialled last, where it has one.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        let record = lock(&self.record);
+        let address = SockRef::from(record.sockets.last()?).local_addr().ok()?;
+        Some(address.as_socket()?.ip().to_canonical())
     }
 
     /// Keeps a duplicate of a socket, so that it can be shut however the attempt ends.

@@ -196,8 +196,8 @@ impl Login {
                 "a redirect led away, so the login was not sent to `{elsewhere}`: let `url` name where it leads"
             ));
         }
-        if let Some(expiry) = self.expiry.filter(|expiry| *expiry < Timestamp::now()) {
-            return cause.hint(format!("the bearer token ended {expiry}: renew it"));
+        if let Some(hint) = has_ended(self.expiry) {
+            return cause.hint(hint);
         }
         if response.status == StatusCode::UNAUTHORIZED && self.sends_authorization() {
             let accepts = match response.challenges() {
@@ -385,6 +385,12 @@ fn elastic_api_key(key: &Secret) -> (Secret, Vec<Secret>) {
 pub(crate) fn encoded(value: &HeaderValue) -> Secret {
     let text = value.to_str().unwrap_or_default();
     Secret::new(text.split_once(' ').map_or(text, |(_, encoded)| encoded))
+}
+
+/// What a refused token's owner should know first.
+pub(crate) fn has_ended(expiry: Option<Timestamp>) -> Option<String> {
+    let expiry = expiry.filter(|expiry| *expiry < Timestamp::now())?;
+    Some(format!("the bearer token ended {expiry}: renew it"))
 }
 
 /// When a token ends, if it is a JWT that tells.

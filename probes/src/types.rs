@@ -111,6 +111,7 @@ mod postgres;
 mod prometheus;
 #[cfg(feature = "redis")]
 mod redis;
+mod smtp;
 mod webhook;
 
 types! {
@@ -131,6 +132,8 @@ types! {
     prometheus => Prometheus, "prometheus", [], [];
     elastic => Elastic, "elastic", ["elasticsearch", "elastic-search", "opensearch"], [];
     webhook => Webhook, "webhook", ["generic_webhook"], [];
+    smtp => Smtp, "smtp", ["email"], ["smtp", "smtps"];
+
 }
 
 /// Types that a `Connection` may well have and that are not probed (yet), so that the answer to them

@@ -159,6 +159,23 @@ pub(crate) const TALKS: &[Talk] = &[
         reply: (b"+OK\r\n", "request"),
     },
     Talk {
+        type_name: "smtp",
+        spec: |at| json!({"type": "smtp", "url": format!("smtp://probe:secret@{at}?encryption=none")}),
+        spec_with_tls: |at| json!({"type": "smtp", "url": format!("smtp://probe:secret@{at}?encryption=explicitTLS")}),
+        before_tls: || {
+            vec![
+                Step::Send(b"220 peer ESMTP\r\n".to_vec()),
+                Step::Receive,
+                Step::Send(b"250-peer\r\n250 STARTTLS\r\n".to_vec()),
+                Step::Receive,
+                Step::Send(b"220 go ahead\r\n".to_vec()),
+            ]
+        },
+        greeting: Some(b"220 peer ESMTP\r\n"),
+        first: "request",
+        reply: (b"250-peer\r\n250 AUTH PLAIN\r\n", "auth"),
+    },
+    Talk {
         type_name: "webhook",
         spec: |at| json!({"type": "webhook", "url": format!("http://{at}/hook")}),
         spec_with_tls: |at| json!({"type": "webhook", "url": format!("https://{at}/hook")}),

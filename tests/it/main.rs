@@ -33,6 +33,7 @@ mod program;
 mod prometheus;
 mod redaction;
 mod redis;
+mod smtp;
 mod web;
 mod webhook;
 
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         prometheus::trials(),
         redaction::trials(),
         redis::trials(),
+        smtp::trials(),
         webhook::trials(),
     ]
     .into_iter()

@@ -10,7 +10,7 @@ use conncheck_rig::faults::{self, Peer, Step};
 use conncheck_rig::http::{HttpPeer, response};
 use conncheck_rig::ldap::{Answer, LdapPeer};
 use conncheck_rig::mongodb::{self, MongoPeer, doc};
-use conncheck_rig::{MssqlKind, Rig, SecantusKind, SlapdKind, need};
+use conncheck_rig::{MssqlKind, Rig, SecantusKind, SlapdKind, SmtpPeer, need};
 use serde_json::{Value, json};
 
 use crate::check::with;
@@ -110,6 +110,11 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "prometheus", "url": format!("http://{at}"), "username": "probe", "password": MARKER}),
         json!({"type": "prometheus", "url": format!("http://{at}"), "secretRef": {"name": "single", "key": "token"}}),
         json!({"type": "prometheus", "url": format!("http://{at}"), "properties": {"bearer": "M4RK3R-bearer"}}),
+        json!({"type": "smtp", "url": format!("smtp://{encoded}:{encoded}@{at}?encryption=none")}),
+        json!({"type": "smtp", "url": format!("smtp://probe@{at}?encryption=none&auth=login"), "password": MARKER}),
+        json!({"type": "smtp", "url": at, "username": MARKER, "password": MARKER, "properties": {"encryption": "none", "auth": "xoauth2"}}),
+        json!({"type": "smtp", "url": format!("smtps://{at}"), "secretRef": {"name": "whole"}}),
+        json!({"type": "smtp", "url": format!("smtp://probe@{at}"), "secretRef": {"name": "single", "key": "password"}, "properties": {"encryption": "none"}}),
         json!({"type": "webhook", "url": format!("http://{at}/services/{encoded}?sig={encoded}")}),
         json!({"type": "webhook", "url": format!("http://M4RK3R-user:{encoded}@{at}/")}),
         json!({"type": "webhook", "url": format!("http://{at}/"), "secretRef": {"name": "single", "key": "token"}}),
@@ -270,6 +275,18 @@ fn reports_and_logs_and_metrics_say_no_secret() {
     })
     .unwrap();
     let mongodb = need!(Rig::shared().get(SecantusKind::Main));
+    let smtp_echo = SmtpPeer::start("220 peer ESMTP", |line| match line.split_once(' ') {
+        Some(("EHLO", _)) => "250-peer\r\n250 AUTH PLAIN LOGIN XOAUTH2".into(),
+        Some(("AUTH", "LOGIN")) => "334 VXNlcm5hbWU6".into(),
+        Some(("AUTH", login)) => match login.strip_prefix("XOAUTH2 ") {
+            Some(token) => format!("334 {token}"),
+            None => format!("535 you sent {login}"),
+        },
+        // Who logs in by LOGIN is `probe`.
+        _ if line == "cHJvYmU=" => "334 UGFzc3dvcmQ6".into(),
+        _ => format!("535 you sent {line}"),
+    })
+    .unwrap();
     let postgres = need!(Rig::shared().postgres());
     let rabbitmq = need!(Rig::shared().rabbitmq());
     let redis = need!(Rig::shared().redis());
@@ -287,6 +304,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         mongodb_echo.addr().to_string(),
         format!("127.0.0.1:{}", mongodb.port()),
         ldap_echo.addr().to_string(),
+        smtp_echo.addr().to_string(),
         format!("127.0.0.1:{}", postgres.port()),
         format!("127.0.0.1:{}", rabbitmq.port()),
         format!("127.0.0.1:{}", redis.port()),
@@ -366,6 +384,7 @@ fn mistakes_are_told_without_the_value() {
     let http = json!({"type": "http", "url": "http://127.0.0.1:1"});
     let mysql = json!({"type": "mysql", "url": "mysql://a@127.0.0.1:1/app"});
     let postgres = json!({"type": "postgres", "url": "postgres://a@127.0.0.1:1/app"});
+    let smtp = json!({"type": "smtp", "url": "smtp://127.0.0.1:1"});
     let webhook = json!({"type": "webhook", "url": "http://127.0.0.1:1/hook"});
     let kubernetes = |kubeconfig: String| json!({"type": "kubernetes", "properties": {"kubeconfig": kubeconfig}});
     let cluster = json!({"server": "http://127.0.0.1:1"});
@@ -532,6 +551,21 @@ fn mistakes_are_told_without_the_value() {
             &json!({"server": "http://127.0.0.1:1", "proxy-url": MARKER}),
             &json!({}),
         )),
+        json!({"type": "smtp", "url": format!("smtp://probe:{MARKER}@127.0.0.1")}),
+        json!({"type": "smtp", "url": format!("lmtp://probe:{encoded}@127.0.0.1")}),
+        json!({"type": "smtp", "url": format!("smtp://127.0.0.1/{encoded}")}),
+        json!({"type": "smtp", "url": format!("smtp://127.0.0.1?auth={encoded}")}),
+        json!({"type": "smtp", "url": format!("smtp://127.0.0.1?encryption={encoded}")}),
+        json!({"type": "smtp", "url": format!("smtp://127.0.0.1?clientHost={encoded}")}),
+        with(smtp.clone(), json!({"password": MARKER})),
+        with(smtp.clone(), json!({"username": MARKER})),
+        with(
+            smtp.clone(),
+            json!({"username": format!("\u{1}{MARKER}"), "password": "a"}),
+        ),
+        with(smtp.clone(), json!({"properties": {"auth": MARKER}})),
+        with(smtp.clone(), json!({"properties": {"encryption": MARKER}})),
+        with(smtp, json!({"properties": {"heloName": MARKER}})),
         with(postgres.clone(), json!({"clientCert": MARKER})),
         with(postgres, json!({"properties": {"serverName": MARKER}})),
     ];

@@ -66,6 +66,7 @@ const EXPECTED: &[Expected] = &[
     up("product-db"),
     up("product-search"),
     up("shop-cluster"),
+    up("outgoing-mail"),
     down("billing-db", "auth", Some("auth"), Some("28P01")),
     down("recommendations", "auth", Some("auth"), Some("18")),
     down("reporting-db", "connect_refused", Some("connect"), None),
@@ -85,6 +86,7 @@ const EXPECTED: &[Expected] = &[
     down("order-search", "assertion", Some("request"), Some("yellow")),
     down("order-metrics", "assertion", Some("request"), None),
     down("edge-cluster", "unavailable", Some("request"), Some("500")),
+    down("alert-mail", "tls_other", Some("tls"), None),
     down("chat-hook", "not_found", Some("request"), Some("410")),
 ];
 
@@ -240,6 +242,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
     let cluster = rig.get(ApiServerKind::Main)?;
     let without_etcd = rig.get(ApiServerKind::NoEtcd)?;
     let user = json!({"token": ApiServer::TOKEN});
+    let exim = rig.exim()?;
     let authority: Vec<String> = rig
         .pki()
         .ca
@@ -268,6 +271,8 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@prometheus_tls@", prometheus_tls.port()),
         ("@elastic@", elastic.port()),
         ("@elastic_tls@", before_elastic.https),
+        ("@smtp@", exim.smtp),
+        ("@smtp_plain@", exim.plain),
         ("@blackhole@", black_hole.port()),
         ("@stopped@", stopped.port()),
         ("@without_etcd@", without_etcd.port()),
