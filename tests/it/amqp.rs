@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use conncheck_probes::Outcome;
-use conncheck_rig::{Certified, PASSWORD, RabbitMq, RabbitMqFront, RabbitMqKind, Rig, need};
+use conncheck_rig::{Certified, PASSWORD, RabbitMq, RabbitMqFront, RabbitMqKind, Rig, Shown, need};
 use serde_json::{Value, json};
 
 use crate::check::{
-    SHORT, assert_down, attempt_with_secret, attempt_within, down, phases, up, with,
+    SHORT, assert_down, attempt_with_secret, attempt_within, down, hint_of, phases,
+    refuses_every_fault, trusting, up, with,
 };
 
 crate::trials![
@@ -50,16 +50,6 @@ fn with_client(spec: &Value, client: &Certified) -> Value {
     )
 }
 
-fn with_ca(spec: Value) -> Value {
-    let ca = &Rig::shared().pki().ca;
-    with(spec, json!({"caCert": ca.cert_pem}))
-}
-
-fn hint(outcome: Outcome) -> String {
-    let hint = outcome.result.unwrap_err().hint;
-    hint.expect("a hint").into_owned()
-}
-
 fn logs_in_by_password() {
     let rabbitmq = need!(Rig::shared().rabbitmq());
     let outcome = up(spec(rabbitmq.url("probe")));
@@ -99,7 +89,7 @@ fn credentials_of_the_spec_win_over_the_url() {
 fn logs_in_by_certificate() {
     let rabbitmq = need!(Rig::shared().rabbitmq());
     let pki = Rig::shared().pki();
-    let bare = with_ca(spec(format!("amqps://localhost:{}", rabbitmq.tls_port())));
+    let bare = trusting(spec(format!("amqps://localhost:{}", rabbitmq.tls_port())));
     let outcome = up(with_client(&bare, &pki.client));
     assert_eq!(
         outcome.credential_expiry.map(|time| time.as_second()),
@@ -110,7 +100,7 @@ fn logs_in_by_certificate() {
         "amqps://nobody:nothing@localhost:{}/%2f?auth_mechanism=external",
         rabbitmq.tls_port()
     );
-    up(with_client(&with_ca(spec(url)), &pki.client));
+    up(with_client(&trusting(spec(url)), &pki.client));
     let url = format!(
         "amqps://localhost:{}?cacertfile={}&certfile={}&keyfile={}&verify=verify_peer&fail_if_no_peer_cert=true",
         rabbitmq.tls_port(),
@@ -138,10 +128,10 @@ fn wrong_and_missing_credentials() {
         let outcome = down(spec, "auth", "auth", "403");
         let message = outcome.result.as_ref().unwrap_err().message.clone();
         assert!(message.starts_with("403 ACCESS_REFUSED"), "{message}");
-        assert!(hint(outcome).contains("log"));
+        assert!(hint_of(outcome).contains("log"));
     }
     let outcome = down(bare, "auth", "auth", "403");
-    assert!(hint(outcome).contains("`guest`"));
+    assert!(hint_of(outcome).contains("`guest`"));
 }
 
 fn every_form_of_a_vhost() {
@@ -169,7 +159,7 @@ fn a_vhost_that_is_missing_forbidden_or_down() {
     assert_eq!(phases(&outcome), ["resolve", "connect", "auth"]);
     let empty = format!("{}/", rabbitmq.url("probe"));
     let outcome = down(spec(empty), "not_found", "auth", "530");
-    assert!(hint(outcome).contains("ends in `/`"));
+    assert!(hint_of(outcome).contains("ends in `/`"));
     let forbidden = rabbitmq.url("stranger");
     down(spec(forbidden), "permission", "auth", "530");
     rabbitmq
@@ -225,7 +215,7 @@ fn limits_that_are_reached_are_unavailable() {
 fn speaks_tls_and_records_the_certificate() {
     let rabbitmq = need!(Rig::shared().rabbitmq());
     let pki = Rig::shared().pki();
-    let outcome = up(with_ca(spec(rabbitmq.tls_url("probe"))));
+    let outcome = up(trusting(spec(rabbitmq.tls_url("probe"))));
     assert_eq!(
         phases(&outcome),
         ["resolve", "connect", "tls", "auth", "request"]
@@ -242,8 +232,8 @@ fn speaks_tls_and_records_the_certificate() {
     let outcome = up(with(spec(rabbitmq.tls_url("probe")), insecure));
     assert!(!outcome.tls.expect("recorded").verified);
 
-    let front = need!(Rig::shared().get(RabbitMqFront::Intermediate));
-    let outcome = up(with_ca(spec(at(front.port()))));
+    let front = need!(Rig::shared().get(RabbitMqFront(Shown::Intermediate)));
+    let outcome = up(trusting(spec(at(front.port()))));
     assert!(outcome.tls.expect("recorded").verified);
 }
 
@@ -255,8 +245,8 @@ fn at(port: u16) -> String {
 /// one for another name, and one of an authority that nobody knows.
 fn every_mode_of_tls() {
     let rabbitmq = need!(Rig::shared().rabbitmq());
-    let wrong_name = need!(Rig::shared().get(RabbitMqFront::WrongName));
-    let unknown_ca = need!(Rig::shared().get(RabbitMqFront::UnknownCa));
+    let wrong_name = need!(Rig::shared().get(RabbitMqFront(Shown::WrongName)));
+    let unknown_ca = need!(Rig::shared().get(RabbitMqFront(Shown::UnknownCa)));
     let ca = &Rig::shared().pki().ca;
     let file = format!("cacertfile={}", ca.cert_path.display());
     let ca_cert = json!({"caCert": ca.cert_pem});
@@ -310,41 +300,13 @@ fn every_mode_of_tls() {
 }
 
 fn every_fault_of_a_certificate() {
-    let pki = Rig::shared().pki();
-    for (front, certificate, reason) in [
-        (RabbitMqFront::Expired, &pki.expired, "tls_expired"),
-        (
-            RabbitMqFront::NotYetValid,
-            &pki.not_yet_valid,
-            "tls_not_yet_valid",
-        ),
-        (
-            RabbitMqFront::WrongName,
-            &pki.wrong_name,
-            "tls_name_mismatch",
-        ),
-        (RabbitMqFront::UnknownCa, &pki.unknown_ca, "tls_unknown_ca"),
-        (
-            RabbitMqFront::SelfSigned,
-            &pki.self_signed,
-            "tls_unknown_ca",
-        ),
-    ] {
-        let front = need!(Rig::shared().get(front));
-        let outcome = down(with_ca(spec(at(front.port()))), reason, "tls", "");
-        let tls = outcome.tls.expect("recorded before it was judged");
-        assert!(!tls.verified);
-        assert_eq!(
-            tls.earliest_expiry.map(|time| time.as_second()),
-            Some(certificate.not_after)
-        );
-    }
+    refuses_every_fault(RabbitMqFront, |front| [trusting(spec(at(front.port())))]);
 }
 
 fn client_certificates_missing_wrong_and_right() {
     let (rabbitmq, _alone) = need!(own());
     let pki = Rig::shared().pki();
-    let spec = with_ca(spec(rabbitmq.tls_url("probe")));
+    let spec = trusting(spec(rabbitmq.tls_url("probe")));
     down(spec.clone(), "tls_other", "tls", "certificate_required");
     let unknown = with_client(&spec, &pki.client_unknown_ca);
     down(unknown, "tls_other", "tls", "unknown_ca");
@@ -418,7 +380,7 @@ fn a_stopped_process_is_a_timeout() {
         message.starts_with("the broker did not greet us within 400ms"),
         "{message}"
     );
-    let spec_with_tls = with_ca(spec(rabbitmq.tls_url("probe")));
+    let spec_with_tls = trusting(spec(rabbitmq.tls_url("probe")));
     assert_down(&attempt_within(SHORT, &spec_with_tls), "timeout", "tls", "");
     rabbitmq.process().resume();
     up(spec(rabbitmq.url("probe")));
@@ -445,7 +407,7 @@ fn a_plain_scheme_on_a_tls_port_and_the_reverse() {
     let rabbitmq = need!(Rig::shared().rabbitmq());
     let plain = format!("amqp://probe:{PASSWORD}@localhost:{}", rabbitmq.tls_port());
     let outcome = down(spec(plain), "protocol", "auth", "");
-    assert!(hint(outcome).contains("amqps://"));
+    assert!(hint_of(outcome).contains("amqps://"));
     down(spec(at(rabbitmq.port())), "protocol", "tls", "");
 }
 
@@ -469,7 +431,7 @@ fn the_broker_s_log_has_no_complaint() {
         json!({"properties": {"resourceAlarms": false}}),
     ));
     up(with(spec(polite.clone()), queue("orders")));
-    up(with_ca(spec(rabbitmq.tls_url("polite"))));
+    up(trusting(spec(rabbitmq.tls_url("polite"))));
     let missing = with(spec(polite.clone()), queue("invoices"));
     down(missing, "not_found", "request", "404");
     down(

@@ -9,7 +9,7 @@ use conncheck_config::{
     Connection, Documents, Found, Loader, Lookup, NotFound, RefKind, Secret, Trust,
 };
 use conncheck_probes::{Deadline, Env, Files, Outcome, Probe, ResolverChoice, types};
-use conncheck_rig::{Certified, Rig};
+use conncheck_rig::{Certified, Kind, Rig, Shown, need};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -162,14 +162,34 @@ pub(crate) fn assert_down(outcome: &Outcome, reason: &str, phase: &str, code: &s
 
 /// Expects the server's certificate to be refused, and yet to be recorded.
 #[track_caller]
-pub(crate) fn refuses(certificate: &Certified, spec: Value, reason: &str) {
+pub(crate) fn refuses(certificate: &Certified, spec: Value, reason: &str) -> Outcome {
     let outcome = down(spec, reason, "tls", "");
-    let tls = outcome.tls.expect("recorded before it was judged");
-    assert!(!tls.verified);
-    assert_eq!(
-        tls.earliest_expiry.map(|time| time.as_second()),
-        Some(certificate.not_after)
-    );
+    assert_recorded(&outcome, certificate);
+    assert!(outcome.tls.as_ref().is_some_and(|tls| !tls.verified));
+    outcome
+}
+
+/// What may be wrong with a certificate, and the reason that says so.
+pub(crate) const FAULTS: [(Shown, &str); 5] = [
+    (Shown::Expired, "tls_expired"),
+    (Shown::NotYetValid, "tls_not_yet_valid"),
+    (Shown::WrongName, "tls_name_mismatch"),
+    (Shown::UnknownCa, "tls_unknown_ca"),
+    (Shown::SelfSigned, "tls_unknown_ca"),
+];
+
+/// Expects each fault of a certificate to be told, by every definition that leads to its server.
+#[track_caller]
+pub(crate) fn refuses_every_fault<K: Kind, const N: usize>(
+    kind: impl Fn(Shown) -> K,
+    specs: impl Fn(&K::Server) -> [Value; N],
+) {
+    for (shown, reason) in FAULTS {
+        let server = need!(Rig::shared().get(kind(shown)));
+        for spec in specs(&server) {
+            refuses(Rig::shared().pki().shown(shown), spec, reason);
+        }
+    }
 }
 
 /// A server that wants a certificate of ours: none, those that it does not trust, and the right one.
@@ -210,6 +230,11 @@ fn merge(into: &mut Value, more: Value) {
     }
 }
 
+/// With the authority that issued most certificates of the rig.
+pub(crate) fn trusting(spec: Value) -> Value {
+    with(spec, json!({"caCert": Rig::shared().pki().ca.cert_pem}))
+}
+
 /// The phases that were reached, in order.
 pub(crate) fn phases(outcome: &Outcome) -> Vec<&'static str> {
     outcome
@@ -217,6 +242,27 @@ pub(crate) fn phases(outcome: &Outcome) -> Vec<&'static str> {
         .iter()
         .map(|(phase, _)| phase.as_str())
         .collect()
+}
+
+#[track_caller]
+pub(crate) fn message(outcome: &Outcome) -> &str {
+    &outcome.result.as_ref().expect_err("a failure").message
+}
+
+#[track_caller]
+pub(crate) fn hint(outcome: &Outcome) -> &str {
+    let failure = outcome.result.as_ref().expect_err("a failure");
+    failure.hint.as_deref().expect("a hint")
+}
+
+/// The same of an outcome that nobody needs any more.
+#[track_caller]
+pub(crate) fn hint_of(outcome: Outcome) -> String {
+    hint(&outcome).to_owned()
+}
+
+pub(crate) fn seconds(time: Option<jiff::Timestamp>) -> Option<i64> {
+    time.map(|time| time.as_second())
 }
 
 /// `up`, or reason, phase and code.
@@ -288,18 +334,25 @@ pub(crate) fn assert_recorded(outcome: &Outcome, certificate: &Certified) {
     assert!(tls.subject.is_some() && tls.issuer.is_some(), "{tls:?}");
 }
 
-/// Compares a grid of modes and servers that each show another certificate.
+/// Compares a grid of modes and servers of a kind that each show another certificate.
 #[track_caller]
-pub(crate) fn check_certificates<S>(
+pub(crate) fn check_certificates<K: Kind>(
     modes: &[&str],
-    servers: &[(&str, (S, &Certified))],
-    attempt: impl Fn(&str, &S) -> Outcome,
+    kind: impl Fn(Shown) -> K,
+    attempt: impl Fn(&str, &K::Server) -> Outcome,
     cell: impl Fn(&Outcome) -> String,
     expected: &str,
 ) {
+    let rig = Rig::shared();
+    let mut servers = Vec::new();
+    for shown in Shown::ALL {
+        let certificate = rig.pki().shown(shown);
+        let server = need!(rig.get(kind(shown)));
+        servers.push((certificate.name, (server, certificate)));
+    }
     check_grid(
         modes,
-        servers,
+        &servers,
         |mode, (server, certificate)| {
             let outcome = attempt(mode, server);
             let cell = cell(&outcome);

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use conncheck_config::{Documents, Secret};
 use conncheck_probes::{Files, Outcome, Probe, ResolverChoice};
 use conncheck_rig::apiserver::{ApiServer, ApiServerKind, data, kubeconfig};
-use conncheck_rig::{Certified, PASSWORD, Rig, TunnelProxy, need};
+use conncheck_rig::{Certified, PASSWORD, Rig, Shown, TunnelProxy, need};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::check::{
-    SHORT, TIMEOUT, assert_down, attempt, attempt_with_secret, attempt_within, down, phases, probe,
-    probe_on, run, up, with,
+    FAULTS, SHORT, TIMEOUT, assert_down, attempt, attempt_with_secret, attempt_within, down,
+    phases, probe, probe_on, refuses_every_fault, run, up, with,
 };
 use crate::program::{code, conncheck, document, text, write};
 use crate::web::{hint, message, seconds, soon, summary, trusting, with_properties};
@@ -124,7 +124,7 @@ fn is_ready_and_knows_the_token() {
         assert!(line.user_agent.starts_with("conncheck/"), "{line:?}");
     }
     assert_eq!(server.accepted(), 1, "one connection");
-    let intermediate = shared(ApiServerKind::Intermediate);
+    let intermediate = shared(ApiServerKind::Shows(Shown::Intermediate));
     up(with_token(&intermediate, ApiServer::TOKEN));
 }
 
@@ -446,33 +446,16 @@ fn what_is_no_api_server_is_a_protocol_error() {
 }
 
 fn every_fault_of_a_certificate() {
-    let pki = Rig::shared().pki();
-    for (kind, certificate, reason) in [
-        (ApiServerKind::Expired, &pki.expired, "tls_expired"),
-        (
-            ApiServerKind::NotYetValid,
-            &pki.not_yet_valid,
-            "tls_not_yet_valid",
-        ),
-        (
-            ApiServerKind::WrongName,
-            &pki.wrong_name,
-            "tls_name_mismatch",
-        ),
-        (ApiServerKind::UnknownCa, &pki.unknown_ca, "tls_unknown_ca"),
-        (
-            ApiServerKind::SelfSigned,
-            &pki.self_signed,
-            "tls_unknown_ca",
-        ),
-    ] {
-        let server = shared(kind);
-        let in_kubeconfig = by_user(&server, json!({"token": ApiServer::TOKEN}));
-        for spec in [with_token(&server, ApiServer::TOKEN), in_kubeconfig] {
-            let outcome = down(spec.clone(), reason, "tls", "");
-            let tls = outcome.tls.expect("recorded before it was judged");
-            assert!(!tls.verified);
-            assert_eq!(seconds(tls.earliest_expiry), Some(certificate.not_after));
+    let specs = |server: &ApiServer| {
+        [
+            with_token(server, ApiServer::TOKEN),
+            by_user(server, json!({"token": ApiServer::TOKEN})),
+        ]
+    };
+    refuses_every_fault(ApiServerKind::Shows, specs);
+    for (shown, _) in FAULTS {
+        let server = shared(ApiServerKind::Shows(shown));
+        for spec in specs(&server) {
             let outcome = up(with(spec, json!({"insecureSkipVerify": true})));
             assert!(!outcome.tls.expect("recorded").verified);
         }
@@ -485,7 +468,7 @@ fn every_fault_of_a_certificate() {
 }
 
 fn the_server_name_may_be_another() {
-    let server = shared(ApiServerKind::WrongName);
+    let server = shared(ApiServerKind::Shows(Shown::WrongName));
     let spec = with_token(&server, ApiServer::TOKEN);
     up(with_properties(
         spec,

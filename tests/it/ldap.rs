@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use conncheck_rig::faults::{Peer, Step};
 use conncheck_rig::ldap::{Answer, LdapPeer, Request};
 use conncheck_rig::slapd::{AWAY, BASE, CLOSED};
-use conncheck_rig::{Certified, PASSWORD, Rig, Slapd, SlapdKind, need, plugins};
+use conncheck_rig::{Certified, PASSWORD, Rig, Shown, Slapd, SlapdKind, need, plugins};
 use serde_json::{Value, json};
 
 use crate::check::{
-    SHORT, assert_down, attempt, attempt_with_secret, attempt_within, down, phases, up, with,
+    FAULTS, SHORT, assert_down, attempt, attempt_with_secret, attempt_within, down, phases,
+    refuses_every_fault, trusting, up, with,
 };
 
 crate::trials![
@@ -40,11 +41,6 @@ crate::trials![
 /// A definition at `url`, logging in as `user`.
 fn spec(url: &str, user: &str) -> Value {
     json!({"type": "ldap", "url": url, "username": Slapd::dn(user), "password": PASSWORD})
-}
-
-/// The same, trusting the rig's authority.
-fn trusting(spec: Value) -> Value {
-    with(spec, json!({"caCert": Rig::shared().pki().ca.cert_pem}))
 }
 
 fn start_tls(spec: Value) -> Value {
@@ -105,7 +101,7 @@ fn speaks_tls_from_the_start_and_on_request() {
         let outcome = up(with(spec(&slapd.tls_url(), "probe"), insecure));
         assert!(!outcome.tls.expect("recorded").verified);
     }
-    let intermediate = need!(Rig::shared().get(SlapdKind::Intermediate));
+    let intermediate = need!(Rig::shared().get(SlapdKind::Shows(Shown::Intermediate)));
     up(trusting(spec(&intermediate.tls_url(), "probe")));
 }
 
@@ -188,33 +184,13 @@ fn every_way_to_tls_against_every_server() {
 }
 
 fn every_fault_of_a_certificate() {
-    let pki = Rig::shared().pki();
-    for (kind, certificate, reason) in [
-        (SlapdKind::Expired, &pki.expired, "tls_expired"),
-        (
-            SlapdKind::NotYetValid,
-            &pki.not_yet_valid,
-            "tls_not_yet_valid",
-        ),
-        (SlapdKind::WrongName, &pki.wrong_name, "tls_name_mismatch"),
-        (SlapdKind::UnknownCa, &pki.unknown_ca, "tls_unknown_ca"),
-        (SlapdKind::SelfSigned, &pki.self_signed, "tls_unknown_ca"),
-    ] {
-        let slapd = need!(Rig::shared().get(kind));
-        for spec in [
+    refuses_every_fault(SlapdKind::Shows, |slapd| {
+        [
             trusting(spec(&slapd.tls_url(), "probe")),
             trusting(start_tls(spec(&slapd.url(), "probe"))),
-        ] {
-            let tls = down(spec, reason, "tls", "").tls;
-            let tls = tls.expect("recorded before it was judged");
-            assert!(!tls.verified);
-            assert_eq!(
-                tls.earliest_expiry.map(|time| time.as_second()),
-                Some(certificate.not_after)
-            );
-        }
-    }
-    let slapd = need!(Rig::shared().get(SlapdKind::WrongName));
+        ]
+    });
+    let slapd = need!(Rig::shared().get(SlapdKind::Shows(Shown::WrongName)));
     let named = json!({"properties": {"serverName": "elsewhere.test"}});
     up(with(
         trusting(spec(&slapd.tls_url(), "probe")),
@@ -777,16 +753,10 @@ fn verdicts_agree_with_check_ldap() {
         agree("up", port, tls, PASSWORD, true);
         agree("wrong password", port, tls, "wrong", false);
     }
-    for kind in [
-        SlapdKind::Expired,
-        SlapdKind::NotYetValid,
-        SlapdKind::WrongName,
-        SlapdKind::UnknownCa,
-        SlapdKind::SelfSigned,
-    ] {
-        let slapd = need!(Rig::shared().get(kind));
+    for (shown, _) in FAULTS {
+        let slapd = need!(Rig::shared().get(SlapdKind::Shows(shown)));
         for (port, tls) in ways(&slapd) {
-            agree(&format!("{kind:?}"), port, tls, PASSWORD, tls.is_empty());
+            agree(&format!("{shown:?}"), port, tls, PASSWORD, tls.is_empty());
         }
     }
     let paused = Slapd::builder(pki, dir.path())

@@ -7,12 +7,12 @@ use conncheck_rig::dns::{Answer, DnsServer};
 use conncheck_rig::faults::{self, BlackHole, Peer};
 use conncheck_rig::mongodb::{Binary, BinarySubtype, MongoPeer, doc, member, name};
 use conncheck_rig::secantus::PREPARED_PASSWORD;
-use conncheck_rig::{PASSWORD, Rig, Secantus, SecantusKind, need};
+use conncheck_rig::{PASSWORD, Rig, Secantus, SecantusKind, Shown, need};
 use serde_json::{Value, json};
 
 use crate::check::{
     SHORT, TIMEOUT, assert_down, attempt, attempt_with, attempt_with_secret, attempt_within,
-    client_certificates, down, phases, refuses, up, with,
+    client_certificates, down, phases, refuses_every_fault, up, with,
 };
 
 crate::trials![
@@ -301,31 +301,13 @@ fn speaks_tls_and_records_the_certificate() {
         let outcome = up(with(at(mongodb.url("probe")), skip));
         assert!(!outcome.tls.expect("recorded").verified);
     }
-    let intermediate = need!(Rig::shared().get(SecantusKind::Intermediate));
+    let intermediate = need!(Rig::shared().get(SecantusKind::Shows(Shown::Intermediate)));
     up(over_tls(&intermediate));
 }
 
 fn every_fault_of_a_certificate() {
-    let pki = Rig::shared().pki();
-    for (kind, certificate, reason) in [
-        (SecantusKind::Expired, &pki.expired, "tls_expired"),
-        (
-            SecantusKind::NotYetValid,
-            &pki.not_yet_valid,
-            "tls_not_yet_valid",
-        ),
-        (
-            SecantusKind::WrongName,
-            &pki.wrong_name,
-            "tls_name_mismatch",
-        ),
-        (SecantusKind::UnknownCa, &pki.unknown_ca, "tls_unknown_ca"),
-        (SecantusKind::SelfSigned, &pki.self_signed, "tls_unknown_ca"),
-    ] {
-        let mongodb = need!(Rig::shared().get(kind));
-        refuses(certificate, over_tls(&mongodb), reason);
-    }
-    let mongodb = need!(Rig::shared().get(SecantusKind::WrongName));
+    refuses_every_fault(SecantusKind::Shows, |mongodb| [over_tls(mongodb)]);
+    let mongodb = need!(Rig::shared().get(SecantusKind::Shows(Shown::WrongName)));
     let named = json!({"properties": {"serverName": "elsewhere.test"}});
     up(with(over_tls(&mongodb), named));
 }
@@ -336,8 +318,8 @@ fn every_mode_of_tls() {
     let ca_file = format!("tlsCAFile={}", pki.ca.cert_path.display());
     let plain = need_main!();
     let good = need!(Rig::shared().get(SecantusKind::Tls));
-    let wrong_name = need!(Rig::shared().get(SecantusKind::WrongName));
-    let unknown_ca = need!(Rig::shared().get(SecantusKind::UnknownCa));
+    let wrong_name = need!(Rig::shared().get(SecantusKind::Shows(Shown::WrongName)));
+    let unknown_ca = need!(Rig::shared().get(SecantusKind::Shows(Shown::UnknownCa)));
     let login = |server: &Secantus, options: &str| {
         at(format!(
             "mongodb://probe:{PASSWORD}@localhost:{}/?{options}",

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use conncheck_rig::mssql::{Encryption, Login};
-use conncheck_rig::{Mssql, MssqlKind, PASSWORD, Rig, faults, need};
+use conncheck_rig::{Mssql, MssqlKind, PASSWORD, Rig, Shown, faults, need};
 use serde_json::{Value, json};
 
 use crate::check::{
-    SHORT, assert_down, attempt, attempt_with_secret, attempt_within, down, phases, up, with,
+    SHORT, assert_down, attempt, attempt_with_secret, attempt_within, down, phases,
+    refuses_every_fault, up, with,
 };
 
 crate::trials![
@@ -104,7 +105,7 @@ fn logs_in_and_asks() {
     assert!(outcome.tls.is_none());
     assert!(!last_login(&mssql).encrypted);
 
-    let intermediate = need!(Rig::shared().get(MssqlKind::Intermediate));
+    let intermediate = need!(Rig::shared().get(MssqlKind::Shows(Shown::Intermediate)));
     up(spec(&intermediate));
     up(with(
         spec(&intermediate),
@@ -333,7 +334,7 @@ fn only_the_login_is_encrypted() {
     // After the login a packet came, and no goodbye of TLS'.
     assert_polite(&mssql);
 
-    let unknown = need!(Rig::shared().get(MssqlKind::UnknownCa));
+    let unknown = need!(Rig::shared().get(MssqlKind::Shows(Shown::UnknownCa)));
     let url = format!("{}&encrypt=false", unknown.url("probe"));
     up(json!({"type": "mssql", "url": url}));
     let pki = Rig::shared().pki();
@@ -374,38 +375,18 @@ fn a_server_that_knows_strict_only_or_not_at_all() {
 }
 
 fn every_fault_of_a_certificate() {
-    let pki = Rig::shared().pki();
-    for (kind, certificate, reason) in [
-        (MssqlKind::Expired, &pki.expired, "tls_expired"),
-        (
-            MssqlKind::NotYetValid,
-            &pki.not_yet_valid,
-            "tls_not_yet_valid",
-        ),
-        (MssqlKind::WrongName, &pki.wrong_name, "tls_name_mismatch"),
-        (MssqlKind::UnknownCa, &pki.unknown_ca, "tls_unknown_ca"),
-        (MssqlKind::SelfSigned, &pki.self_signed, "tls_unknown_ca"),
-    ] {
-        let mssql = need!(Rig::shared().get(kind));
-        for encrypt in ["true", "strict"] {
-            let spec = with(spec(&mssql), json!({"properties": {"encrypt": encrypt}}));
-            let outcome = down(spec, reason, "tls", "");
-            let tls = outcome.tls.expect("recorded before it was judged");
-            assert!(!tls.verified);
-            assert_eq!(
-                tls.earliest_expiry.map(|time| time.as_second()),
-                Some(certificate.not_after)
-            );
-        }
-    }
-    let unknown = need!(Rig::shared().get(MssqlKind::SelfSigned));
+    refuses_every_fault(MssqlKind::Shows, |mssql| {
+        ["true", "strict"]
+            .map(|encrypt| with(spec(mssql), json!({"properties": {"encrypt": encrypt}})))
+    });
+    let unknown = need!(Rig::shared().get(MssqlKind::Shows(Shown::SelfSigned)));
     let failure = attempt(&spec(&unknown)).result.unwrap_err();
     let hint = failure.hint.expect("a hint");
     assert!(hint.contains("trustServerCertificate"), "{hint}");
 }
 
 fn names_and_trust() {
-    let wrong_name = need!(Rig::shared().get(MssqlKind::WrongName));
+    let wrong_name = need!(Rig::shared().get(MssqlKind::Shows(Shown::WrongName)));
     for (properties, option) in [
         (json!({"serverName": "elsewhere.test"}), ""),
         (json!({"hostNameInCertificate": "elsewhere.test"}), ""),
@@ -417,7 +398,7 @@ fn names_and_trust() {
             json!({"url": url, "properties": properties}),
         ));
     }
-    let self_signed = need!(Rig::shared().get(MssqlKind::SelfSigned));
+    let self_signed = need!(Rig::shared().get(MssqlKind::Shows(Shown::SelfSigned)));
     let bare = json!({"type": "mssql", "url": self_signed.url("probe")});
     down(bare.clone(), "tls_unknown_ca", "tls", "");
     for (more, option) in [

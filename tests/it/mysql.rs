@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use conncheck_probes::Outcome;
 use conncheck_rig::{
-    Certified, MariaDb, MariaDbKind, Mysql8, PASSWORD, Relay, Rig, Skipped, mariadb, need,
+    Certified, MariaDb, MariaDbKind, Mysql8, PASSWORD, Relay, Rig, Shown, Skipped, mariadb, need,
 };
 use serde_json::{Value, json};
 
 use crate::check::{
     self, SHORT, assert_down, assert_recorded, attempt, attempt_with_secret, attempt_within,
-    check_certificates, check_grid, down, phases, summary, up, with,
+    check_certificates, check_grid, down, hint_of, phases, summary, up, with,
 };
 
 crate::trials![
@@ -86,11 +86,6 @@ fn own<'a>(
 /// The cell of an attempt that asked [`IN_TLS`].
 fn cell(outcome: &Outcome) -> String {
     check::cell(outcome, "1242")
-}
-
-fn hint_of(outcome: Outcome) -> String {
-    let failure = outcome.result.expect_err("down");
-    failure.hint.map(String::from).unwrap_or_default()
 }
 
 fn logs_in_by_each_method() {
@@ -259,24 +254,12 @@ required        tls                 tls                 tls                 tls_
 /// Every mode at a server with each of the certificates, with `more` in the URL or the definition.
 #[track_caller]
 fn each_certificate(more: &dyn Fn(&str) -> (String, Value), expected: &str) {
-    let rig = Rig::shared();
-    let pki = rig.pki();
-    let mut servers = Vec::new();
-    for (kind, certificate) in [
-        (MariaDbKind::Main, &pki.server),
-        (MariaDbKind::Intermediate, &pki.intermediate),
-        (MariaDbKind::WrongName, &pki.wrong_name),
-        (MariaDbKind::UnknownCa, &pki.unknown_ca),
-        (MariaDbKind::SelfSigned, &pki.self_signed),
-        (MariaDbKind::Expired, &pki.expired),
-        (MariaDbKind::NotYetValid, &pki.not_yet_valid),
-    ] {
-        let server = need!(rig.get(kind));
-        servers.push((certificate.name, (server, certificate)));
-    }
     check_certificates(
         &MODES,
-        &servers,
+        |shown| match shown {
+            Shown::Server => MariaDbKind::Main,
+            other => MariaDbKind::Shows(other),
+        },
         |mode, server| {
             let (options, more) = more(mode);
             let spec = with(spec(server, "probe", &options), query(IN_TLS));
@@ -331,7 +314,7 @@ fn each_mode_and_certificate_with_an_ssl_ca() {
 fn what_else_decides_about_a_certificate() {
     let mariadb = need!(Rig::shared().mariadb());
     let without = need!(Rig::shared().get(MariaDbKind::NoTls));
-    let wrong_name = need!(Rig::shared().get(MariaDbKind::WrongName));
+    let wrong_name = need!(Rig::shared().get(MariaDbKind::Shows(Shown::WrongName)));
     let pki = Rig::shared().pki();
     let tls_of = |server: &MariaDb, options: &str, more: Value| {
         let spec = with(spec(server, "probe", options), query(IN_TLS));

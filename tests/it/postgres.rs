@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use conncheck_probes::Outcome;
 use conncheck_rig::faults::{self, Peer};
-use conncheck_rig::{Certified, PASSWORD, Postgres, PostgresKind, Rig, Skipped, need};
+use conncheck_rig::{Certified, PASSWORD, Postgres, PostgresKind, Rig, Shown, Skipped, need};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -220,24 +220,12 @@ require         tls                 tls                 auth 28000          tls_
 /// Every mode at a server with each of the certificates, with `more` in the URL or the definition.
 #[track_caller]
 fn each_certificate(more: &dyn Fn(&str) -> (String, Value), expected: &str) {
-    let rig = Rig::shared();
-    let pki = rig.pki();
-    let mut servers = Vec::new();
-    for (kind, certificate) in [
-        (PostgresKind::Main, &pki.server),
-        (PostgresKind::Intermediate, &pki.intermediate),
-        (PostgresKind::WrongName, &pki.wrong_name),
-        (PostgresKind::UnknownCa, &pki.unknown_ca),
-        (PostgresKind::SelfSigned, &pki.self_signed),
-        (PostgresKind::Expired, &pki.expired),
-        (PostgresKind::NotYetValid, &pki.not_yet_valid),
-    ] {
-        let server = need!(rig.get(kind));
-        servers.push((certificate.name, (server, certificate)));
-    }
     check_certificates(
         &SSLMODES,
-        &servers,
+        |shown| match shown {
+            Shown::Server => PostgresKind::Main,
+            other => PostgresKind::Shows(other),
+        },
         |mode, server| {
             let (options, more) = more(mode);
             let spec = with(spec(server, "nopw", &options), query(IN_TLS));
@@ -299,7 +287,7 @@ verify-full     verified            verified            tls_name_mismatch   tls_
 
 fn what_else_decides_about_a_certificate() {
     let postgres = need!(Rig::shared().postgres());
-    let wrong_name = need!(Rig::shared().get(PostgresKind::WrongName));
+    let wrong_name = need!(Rig::shared().get(PostgresKind::Shows(Shown::WrongName)));
     let pki = Rig::shared().pki();
     let tls_of = |server: &Postgres, options: &str, more: Value| {
         let spec = with(spec(server, "nopw", options), query(IN_TLS));

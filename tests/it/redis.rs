@@ -1,10 +1,11 @@
 //! `redis` against real Redis.
 
-use conncheck_rig::{PASSWORD, RedisKind, Rig, need};
+use conncheck_rig::{PASSWORD, RedisKind, Rig, Shown, need};
 use serde_json::json;
 
 use crate::check::{
-    SHORT, assert_down, attempt_within, client_certificates, down, phases, refuses, up, with,
+    SHORT, assert_down, attempt_within, client_certificates, down, phases, refuses_every_fault, up,
+    with,
 };
 
 crate::trials![
@@ -57,7 +58,7 @@ fn speaks_tls_and_records_the_certificate() {
     }));
     assert!(!outcome.tls.expect("recorded").verified);
 
-    let intermediate = need!(Rig::shared().get(RedisKind::Intermediate));
+    let intermediate = need!(Rig::shared().get(RedisKind::Shows(Shown::Intermediate)));
     up(json!({"type": "redis", "url": intermediate.tls_url("probe"), "caCert": pki.ca.cert_pem}));
 }
 
@@ -118,23 +119,10 @@ fn a_user_who_may_not_ping() {
 
 fn every_fault_of_a_certificate() {
     let pki = Rig::shared().pki();
-    for (kind, certificate, reason) in [
-        (RedisKind::Expired, &pki.expired, "tls_expired"),
-        (
-            RedisKind::NotYetValid,
-            &pki.not_yet_valid,
-            "tls_not_yet_valid",
-        ),
-        (RedisKind::WrongName, &pki.wrong_name, "tls_name_mismatch"),
-        (RedisKind::UnknownCa, &pki.unknown_ca, "tls_unknown_ca"),
-        (RedisKind::SelfSigned, &pki.self_signed, "tls_unknown_ca"),
-    ] {
-        let redis = need!(Rig::shared().get(kind));
-        let spec =
-            json!({"type": "redis", "url": redis.tls_url("probe"), "caCert": pki.ca.cert_pem});
-        refuses(certificate, spec, reason);
-    }
-    let redis = need!(Rig::shared().get(RedisKind::WrongName));
+    refuses_every_fault(RedisKind::Shows, |redis| {
+        [json!({"type": "redis", "url": redis.tls_url("probe"), "caCert": pki.ca.cert_pem})]
+    });
+    let redis = need!(Rig::shared().get(RedisKind::Shows(Shown::WrongName)));
     up(json!({
         "type": "redis", "url": redis.tls_url("probe"), "caCert": pki.ca.cert_pem,
         "properties": {"serverName": "elsewhere.test"},

@@ -9,8 +9,8 @@ use conncheck_rig::{Certified, Exim, PASSWORD, Postfix, Rig, SmtpPeer, need, plu
 use serde_json::{Value, json};
 
 use crate::check::{
-    SHORT, assert_down, attempt, attempt_with_secret, attempt_within, down, phases, refuses, up,
-    with,
+    SHORT, assert_down, attempt, attempt_with_secret, attempt_within, down, hint, message, phases,
+    refuses, up, with,
 };
 
 crate::trials![
@@ -66,15 +66,6 @@ fn plain(port: u16) -> Value {
 
 fn nobody(url: &str) -> Value {
     json!({"type": "smtp", "url": url})
-}
-
-fn hint(outcome: &Outcome) -> &str {
-    let failure = outcome.result.as_ref().expect_err("down");
-    failure.hint.as_deref().unwrap_or_default()
-}
-
-fn message(outcome: &Outcome) -> &str {
-    &outcome.result.as_ref().expect_err("down").message
 }
 
 fn logs_in_over_starttls_and_records_the_certificate() {

@@ -3,36 +3,18 @@
 
 use std::time::{Duration, Instant};
 
-use conncheck_probes::Outcome;
 use conncheck_rig::{Certified, Nginx, Rig, need, plugins};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::check::{attempt, attempt_within, down, phases, up, with};
+use crate::check::{attempt, attempt_within, down, phases, refuses, up, with};
+pub(crate) use crate::check::{hint, message, seconds, summary, trusting};
 
 /// A definition at an origin (`https://localhost:PORT`) of nginx, where everything is right.
 pub(crate) type At = fn(&str) -> Value;
 
 pub(crate) fn with_properties(spec: Value, properties: Value) -> Value {
     with(spec, json!({"properties": properties}))
-}
-
-/// With the authority that issued most certificates of the rig.
-pub(crate) fn trusting(spec: Value) -> Value {
-    with(spec, json!({"caCert": Rig::shared().pki().ca.cert_pem}))
-}
-
-/// `up`; or reason, phase and code.
-pub(crate) fn summary(outcome: &Outcome) -> String {
-    let Err(failure) = &outcome.result else {
-        return "up".to_owned();
-    };
-    format!(
-        "{} {} {}",
-        failure.reason,
-        failure.phase.map_or("-", |phase| phase.as_str()),
-        failure.code.as_deref().unwrap_or("-"),
-    )
 }
 
 /// What comes of `spec` with each of these properties.
@@ -42,21 +24,6 @@ pub(crate) fn table(spec: &Value, rows: &[(Value, &str)]) {
         let outcome = attempt(&with_properties(spec.clone(), properties.clone()));
         assert_eq!(summary(&outcome), *expected, "{properties}: {outcome:#?}");
     }
-}
-
-#[track_caller]
-pub(crate) fn message(outcome: &Outcome) -> &str {
-    &outcome.result.as_ref().expect_err("a failure").message
-}
-
-#[track_caller]
-pub(crate) fn hint(outcome: &Outcome) -> &str {
-    let failure = outcome.result.as_ref().expect_err("a failure");
-    failure.hint.as_deref().expect("a hint")
-}
-
-pub(crate) fn seconds(time: Option<jiff::Timestamp>) -> Option<i64> {
-    time.map(|time| time.as_second())
 }
 
 /// An nginx that a test may stop, and whose logs nobody else writes.
@@ -116,12 +83,9 @@ pub(crate) fn every_fault_of_a_certificate(nginx: &Nginx, at: At) {
     ] {
         let marker = format!("fault-{}-{port}", https(port)["type"]);
         let spec = with_properties(https(port), json!({"headers": {"User-Agent": marker}}));
-        let outcome = down(spec.clone(), reason, "tls", "");
+        let outcome = refuses(certificate, spec.clone(), reason);
         assert_eq!(phases(&outcome), ["resolve", "connect", "tls"]);
         assert_eq!(outcome.http_status, None);
-        let tls = outcome.tls.expect("recorded before it was judged");
-        assert!(!tls.verified);
-        assert_eq!(seconds(tls.earliest_expiry), Some(certificate.not_after));
 
         for skip in [
             json!({"insecureSkipVerify": true}),

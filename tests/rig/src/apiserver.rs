@@ -43,7 +43,7 @@ use crate::{
     acceptor::{ANY, Acceptor},
     error::Result,
     http::{Request, read_request, response},
-    pki::Pki,
+    pki::{Pki, Shown},
     process::Process,
     rig::{Kind, Rig, Server},
     tls::{server_config_for, signed_by},
@@ -60,12 +60,8 @@ pub struct ApiServer {
 pub enum ApiServerKind {
     /// Kubernetes 1.31 with a good certificate.
     Main,
-    Intermediate,
-    WrongName,
-    Expired,
-    NotYetValid,
-    UnknownCa,
-    SelfSigned,
+    /// With this certificate in place of the good one.
+    Shows(Shown),
     /// 1.27: `SelfSubjectReview` only as `v1beta1`.
     Beta,
     /// 1.15: neither `/readyz` nor `SelfSubjectReview`; takes passwords.
@@ -128,12 +124,7 @@ impl ApiServer {
 
     pub fn start(kind: ApiServerKind, pki: &Pki) -> Result<ApiServer> {
         let certificate = match kind {
-            ApiServerKind::Intermediate => &pki.intermediate,
-            ApiServerKind::WrongName => &pki.wrong_name,
-            ApiServerKind::Expired => &pki.expired,
-            ApiServerKind::NotYetValid => &pki.not_yet_valid,
-            ApiServerKind::UnknownCa => &pki.unknown_ca,
-            ApiServerKind::SelfSigned => &pki.self_signed,
+            ApiServerKind::Shows(shown) => pki.shown(shown),
             _ => &pki.server,
         };
         let clients = signed_by(&pki.ca)?;
@@ -286,7 +277,7 @@ impl ClientCertVerifier for Asks {
 
 /// Whether a certificate was shown, and a good one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Shown {
+enum ClientCertificate {
     Nothing,
     Bad,
     Good,
@@ -316,11 +307,11 @@ fn serve(
         }
     }
     let shown = match tls.peer_certificates() {
-        None | Some([]) => Shown::Nothing,
+        None | Some([]) => ClientCertificate::Nothing,
         Some([certificate, others @ ..]) => {
             match clients.verify_client_cert(certificate, others, UnixTime::now()) {
-                Ok(_) => Shown::Good,
-                Err(_) => Shown::Bad,
+                Ok(_) => ClientCertificate::Good,
+                Err(_) => ClientCertificate::Bad,
             }
         }
     };
@@ -343,7 +334,7 @@ fn serve(
 }
 
 impl Shared {
-    fn answer(&self, request: &Request, shown: Shown) -> Vec<u8> {
+    fn answer(&self, request: &Request, shown: ClientCertificate) -> Vec<u8> {
         let asker = self.authenticate(request, shown);
         let (user, reply) = match &asker {
             Err(()) => (String::new(), status(401, "Unauthorized", "Unauthorized")),
@@ -370,14 +361,18 @@ impl Shared {
     }
 
     /// Who asks, or nobody who is let in.
-    fn authenticate(&self, request: &Request, shown: Shown) -> std::result::Result<Asker, ()> {
+    fn authenticate(
+        &self,
+        request: &Request,
+        shown: ClientCertificate,
+    ) -> std::result::Result<Asker, ()> {
         let behind = self.kind == ApiServerKind::Behind;
         let authorization = request.header("authorization").filter(|_| !behind);
         let user = match (shown, authorization.and_then(|value| value.split_once(' '))) {
             _ if behind => ANONYMOUS,
-            (Shown::Good, _) => "probe",
+            (ClientCertificate::Good, _) => "probe",
             (_, Some(("Bearer", token))) => user_of(token).ok_or(())?,
-            (Shown::Bad, _) => return Err(()),
+            (ClientCertificate::Bad, _) => return Err(()),
             (_, Some(("Basic", login))) if self.kind == ApiServerKind::Old => {
                 let right = BASE64_STANDARD.encode(format!("probe:{PASSWORD}"));
                 if login == right {

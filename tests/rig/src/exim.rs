@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use crate::{
     PASSWORD,
     error::{Error, Result},
-    pki::Pki,
+    pki::{Pki, Shown},
     ports,
     process::{Process, Spec},
     rig::{Kind, Rig, Server},
@@ -266,7 +266,7 @@ fn write_files(dir: &Path, pki: &Pki, user: Option<User>, conf: &str) -> Result<
         fs::write(dir.join(name), fill(text)).map_err(doing())?;
         made.push(dir.join(name));
     }
-    for certificate in pki.servers() {
+    for certificate in Shown::ALL.map(|shown| pki.shown(shown)) {
         for (ending, from) in [
             ("crt", &certificate.cert_path),
             ("key", &certificate.key_path),

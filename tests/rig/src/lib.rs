@@ -66,7 +66,7 @@ pub use crate::{
     mssql::{Mssql, MssqlKind},
     mysql8::Mysql8,
     nginx::{Nginx, NginxKind},
-    pki::{Certified, Pki},
+    pki::{Certified, Pki, Shown},
     postfix::{Postfix, PostfixKind},
     postgres::{Postgres, PostgresKind},
     process::Process,

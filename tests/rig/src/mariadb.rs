@@ -38,7 +38,7 @@ use crate::{
     error::{Error, Result},
     install,
     packets::{self, Packets},
-    pki::{Certified, Pki},
+    pki::{Certified, Pki, Shown},
     ports,
     process::{Process, Spec},
     rig::{Kind, Rig, Server},
@@ -59,13 +59,8 @@ pub struct MariaDb {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MariaDbKind {
     Main,
-    /// With `pki.intermediate`; the next ones with the certificates of their names.
-    Intermediate,
-    Expired,
-    NotYetValid,
-    WrongName,
-    UnknownCa,
-    SelfSigned,
+    /// With this certificate in place of the good one.
+    Shows(Shown),
     /// No TLS at all.
     NoTls,
     /// Nobody gets in without TLS (`require_secure_transport`): 1045, as for a wrong password.
@@ -92,12 +87,7 @@ impl Kind for MariaDbKind {
         let builder = MariaDb::builder(pki, rig.dir()).name(name);
         match self {
             MariaDbKind::Main => builder,
-            MariaDbKind::Intermediate => builder.certificate(&pki.intermediate),
-            MariaDbKind::Expired => builder.certificate(&pki.expired),
-            MariaDbKind::NotYetValid => builder.certificate(&pki.not_yet_valid),
-            MariaDbKind::WrongName => builder.certificate(&pki.wrong_name),
-            MariaDbKind::UnknownCa => builder.certificate(&pki.unknown_ca),
-            MariaDbKind::SelfSigned => builder.certificate(&pki.self_signed),
+            MariaDbKind::Shows(shown) => builder.certificate(pki.shown(shown)),
             MariaDbKind::NoTls => builder.without_tls(),
             MariaDbKind::TlsOnly => builder.setting("require-secure-transport", "ON"),
             MariaDbKind::Full => builder.full(),

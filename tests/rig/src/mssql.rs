@@ -36,7 +36,7 @@ use crate::{
     PASSWORD,
     acceptor::{ANY, Acceptor},
     error::Result,
-    pki::{Certified, Pki},
+    pki::{Certified, Pki, Shown},
     process::Process,
     rig::{Kind, Rig, Server},
     tls,
@@ -53,12 +53,8 @@ pub struct Mssql {
 pub enum MssqlKind {
     /// 2022: has TLS and does not insist on it.
     Main,
-    Intermediate,
-    Expired,
-    NotYetValid,
-    WrongName,
-    UnknownCa,
-    SelfSigned,
+    /// With this certificate in place of the good one.
+    Shows(Shown),
     /// Wants a client certificate, as something in front of it may.
     MutualTls,
     /// Has no TLS at all.
@@ -95,12 +91,7 @@ impl Kind for MssqlKind {
         let builder = Mssql::builder(pki);
         match self {
             MssqlKind::Main => builder,
-            MssqlKind::Intermediate => builder.certificate(&pki.intermediate),
-            MssqlKind::Expired => builder.certificate(&pki.expired),
-            MssqlKind::NotYetValid => builder.certificate(&pki.not_yet_valid),
-            MssqlKind::WrongName => builder.certificate(&pki.wrong_name),
-            MssqlKind::UnknownCa => builder.certificate(&pki.unknown_ca),
-            MssqlKind::SelfSigned => builder.certificate(&pki.self_signed),
+            MssqlKind::Shows(shown) => builder.certificate(pki.shown(shown)),
             MssqlKind::MutualTls => builder.mutual_tls(),
             MssqlKind::NoTls => builder.encryption(Encryption::NotSupported),
             MssqlKind::ForcesTls => builder.encryption(Encryption::On),

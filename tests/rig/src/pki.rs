@@ -70,6 +70,31 @@ pub struct Pki {
     pub client_unknown_ca: Certified,
 }
 
+/// What a server shows of itself: the certificate of that name in [`Pki`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    Server,
+    Intermediate,
+    WrongName,
+    Expired,
+    NotYetValid,
+    UnknownCa,
+    SelfSigned,
+}
+
+impl Shown {
+    /// The good ones first.
+    pub const ALL: [Shown; 7] = [
+        Shown::Server,
+        Shown::Intermediate,
+        Shown::WrongName,
+        Shown::UnknownCa,
+        Shown::SelfSigned,
+        Shown::Expired,
+        Shown::NotYetValid,
+    ];
+}
+
 impl Pki {
     /// Makes everything and writes it into `dir`.
     pub fn new(dir: &Path) -> Result<Pki> {
@@ -84,17 +109,16 @@ impl Pki {
             .map_err(|err| Error::new(format!("cannot make the test certificates: {err}")))
     }
 
-    /// All that a server may show, by name.
-    pub fn servers(&self) -> [&Certified; 7] {
-        [
-            &self.server,
-            &self.intermediate,
-            &self.wrong_name,
-            &self.expired,
-            &self.not_yet_valid,
-            &self.unknown_ca,
-            &self.self_signed,
-        ]
+    pub fn shown(&self, shown: Shown) -> &Certified {
+        match shown {
+            Shown::Server => &self.server,
+            Shown::Intermediate => &self.intermediate,
+            Shown::WrongName => &self.wrong_name,
+            Shown::Expired => &self.expired,
+            Shown::NotYetValid => &self.not_yet_valid,
+            Shown::UnknownCa => &self.unknown_ca,
+            Shown::SelfSigned => &self.self_signed,
+        }
     }
 }
 

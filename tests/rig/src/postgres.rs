@@ -36,7 +36,7 @@ use crate::{
     PASSWORD,
     error::{Error, Result},
     install,
-    pki::{Certified, Pki},
+    pki::{Certified, Pki, Shown},
     ports,
     process::{Process, Spec},
     rig::{Kind, Rig, Server},
@@ -58,13 +58,8 @@ pub struct Postgres {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PostgresKind {
     Main,
-    /// With `pki.intermediate`; the next ones with the certificates of their names.
-    Intermediate,
-    Expired,
-    NotYetValid,
-    WrongName,
-    UnknownCa,
-    SelfSigned,
+    /// With this certificate in place of the good one.
+    Shows(Shown),
     /// No TLS at all.
     NoTls,
     /// `default_transaction_read_only`.
@@ -93,12 +88,7 @@ impl Kind for PostgresKind {
         let builder = Postgres::builder(pki, rig.dir()).name(name);
         match self {
             PostgresKind::Main => builder,
-            PostgresKind::Intermediate => builder.certificate(&pki.intermediate),
-            PostgresKind::Expired => builder.certificate(&pki.expired),
-            PostgresKind::NotYetValid => builder.certificate(&pki.not_yet_valid),
-            PostgresKind::WrongName => builder.certificate(&pki.wrong_name),
-            PostgresKind::UnknownCa => builder.certificate(&pki.unknown_ca),
-            PostgresKind::SelfSigned => builder.certificate(&pki.self_signed),
+            PostgresKind::Shows(shown) => builder.certificate(pki.shown(shown)),
             PostgresKind::NoTls => builder.without_tls(),
             PostgresKind::ReadOnly => builder.read_only(),
             PostgresKind::Standby => {

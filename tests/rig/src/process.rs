@@ -184,9 +184,14 @@ impl Process {
     }
 
     /// Stops the clock of the process and its descendants (SIGSTOP): the kernel still accepts connections for
-    /// it, and nobody answers.
+    /// it, and nobody answers. Returns when every thread stands still: one that is running at the signal goes on
+    /// for a moment.
     pub fn pause(&self) {
         self.signal_tree(Signal::STOP);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline && !family(self.pid).into_iter().all(stands_still) {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Undoes [`Process::pause`].
@@ -264,7 +269,7 @@ impl Process {
             return;
         }
         // Servers put their children into groups of their own, so the group alone is not enough.
-        for pid in descendants(self.pid) {
+        for pid in family(self.pid) {
             let _ = kill_process(pid, signal);
         }
         let _ = kill_process_group(self.pid, signal);
@@ -345,9 +350,24 @@ fn command(spec: Spec) -> Result<Command> {
     Ok(command)
 }
 
-/// Children, grandchildren and so on.
-fn descendants(pid: Pid) -> Vec<Pid> {
-    let mut found = Vec::new();
+/// Whether no thread of the process runs. One that is gone, or about to be reaped, does not.
+fn stands_still(pid: Pid) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())) else {
+        return true;
+    };
+    tasks.flatten().all(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // After the name, which is in parentheses and may hold any.
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        matches!(state, None | Some('T' | 't' | 'Z' | 'X'))
+    })
+}
+
+/// The process, its children, grandchildren and so on.
+fn family(pid: Pid) -> Vec<Pid> {
+    let mut found = vec![pid];
     let mut todo = vec![pid];
     while let Some(parent) = todo.pop() {
         let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero())) else {

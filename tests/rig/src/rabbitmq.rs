@@ -21,6 +21,7 @@ use std::{
     net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -32,7 +33,7 @@ use crate::{
     PASSWORD,
     error::{Error, Result},
     install,
-    pki::{Certified, Pki},
+    pki::{Pki, Shown},
     ports,
     process::{Process, Spec},
     rig::{Kind, Rig, Server},
@@ -77,14 +78,7 @@ impl Kind for RabbitMqKind {
 
 /// The main broker behind TLS with another certificate: a broker has one for all its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RabbitMqFront {
-    Intermediate,
-    Expired,
-    NotYetValid,
-    WrongName,
-    UnknownCa,
-    SelfSigned,
-}
+pub struct RabbitMqFront(pub Shown);
 
 impl Kind for RabbitMqFront {
     type Server = Front;
@@ -92,20 +86,7 @@ impl Kind for RabbitMqFront {
     const NAME: &'static str = "rabbitmq-front";
 
     fn start(self, rig: &Rig, _: &str) -> Result<Front> {
-        Front::start(self.certificate(rig.pki()), rig.rabbitmq()?.port())
-    }
-}
-
-impl RabbitMqFront {
-    fn certificate(self, pki: &Pki) -> &Certified {
-        match self {
-            RabbitMqFront::Intermediate => &pki.intermediate,
-            RabbitMqFront::Expired => &pki.expired,
-            RabbitMqFront::NotYetValid => &pki.not_yet_valid,
-            RabbitMqFront::WrongName => &pki.wrong_name,
-            RabbitMqFront::UnknownCa => &pki.unknown_ca,
-            RabbitMqFront::SelfSigned => &pki.self_signed,
-        }
+        Front::start(rig.pki().shown(self.0), rig.rabbitmq()?.port())
     }
 }
 
@@ -338,9 +319,16 @@ fn of_erlang(name: &str) -> Result<PathBuf> {
 
 fn erlang(dir: &Path, names_port: u16, expression: &str) -> Result<String> {
     let doing = || Error::doing(format!("`{expression}` in RabbitMQ"));
+    // The second of two that are called the same is refused, and the name that `-r` takes is the second of the
+    // clock.
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let caller = format!(
+        "caller{}x{}",
+        std::process::id(),
+        CALLS.fetch_add(1, Ordering::Relaxed)
+    );
     let mut child = Command::new(of_erlang("erl_call")?)
-        // By a name at random: the second of two that are called the same is refused.
-        .args(["-r", "-c", COOKIE, "-n", NODE, "-e"])
+        .args(["-h", &caller, "-c", COOKIE, "-n", NODE, "-e"])
         .env("ERL_EPMD_PORT", names_port.to_string())
         .env("HOME", dir)
         .current_dir(dir)

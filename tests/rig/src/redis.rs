@@ -24,7 +24,7 @@ use crate::{
     PASSWORD,
     error::{Error, Result},
     install,
-    pki::{Certified, Pki},
+    pki::{Certified, Pki, Shown},
     ports::{self, Refused},
     process::{Process, Spec},
     rig::{Kind, Rig, Server},
@@ -45,12 +45,8 @@ pub struct Redis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedisKind {
     Main,
-    Intermediate,
-    Expired,
-    NotYetValid,
-    WrongName,
-    UnknownCa,
-    SelfSigned,
+    /// With this certificate in place of the good one.
+    Shows(Shown),
     /// Wants a client certificate.
     MutualTls,
     /// `max number of clients reached`.
@@ -77,12 +73,7 @@ impl Kind for RedisKind {
         let builder = Redis::builder(pki, rig.dir()).name(name);
         match self {
             RedisKind::Main => builder,
-            RedisKind::Intermediate => builder.certificate(&pki.intermediate),
-            RedisKind::Expired => builder.certificate(&pki.expired),
-            RedisKind::NotYetValid => builder.certificate(&pki.not_yet_valid),
-            RedisKind::WrongName => builder.certificate(&pki.wrong_name),
-            RedisKind::UnknownCa => builder.certificate(&pki.unknown_ca),
-            RedisKind::SelfSigned => builder.certificate(&pki.self_signed),
+            RedisKind::Shows(shown) => builder.certificate(pki.shown(shown)),
             RedisKind::MutualTls => builder.mutual_tls(),
             RedisKind::Full => builder.full(),
             RedisKind::MasterDown => builder.master_down(),

@@ -287,6 +287,9 @@ impl Drop for Rig {
 
 /// `postgres`, `postgres-notyetvalid`.
 fn name(server: &str, kind: &str) -> String {
+    // Of `Shows(NotYetValid)` what is inside.
+    let kind = kind.rsplit('(').next().unwrap_or_default();
+    let kind = kind.trim_end_matches(')');
     if kind == "Main" {
         server.into()
     } else {

@@ -27,7 +27,7 @@ use crate::{
     PASSWORD,
     error::{Error, Result},
     install,
-    pki::{Certified, Pki},
+    pki::{Certified, Pki, Shown},
     ports,
     process::{Process, Spec},
     python,
@@ -55,12 +55,8 @@ pub enum SecantusKind {
     Open,
     /// Over TLS, with a login; a client certificate is looked at.
     Tls,
-    Intermediate,
-    Expired,
-    NotYetValid,
-    WrongName,
-    UnknownCa,
-    SelfSigned,
+    /// With this certificate in place of the good one.
+    Shows(Shown),
     /// Wants a client certificate.
     MutualTls,
     /// What the others begin with: the users. Stopped once it has them.
@@ -89,12 +85,7 @@ impl Kind for SecantusKind {
             }
             SecantusKind::Main | SecantusKind::Open => None,
             SecantusKind::Tls | SecantusKind::MutualTls => Some(&pki.server),
-            SecantusKind::Intermediate => Some(&pki.intermediate),
-            SecantusKind::Expired => Some(&pki.expired),
-            SecantusKind::NotYetValid => Some(&pki.not_yet_valid),
-            SecantusKind::WrongName => Some(&pki.wrong_name),
-            SecantusKind::UnknownCa => Some(&pki.unknown_ca),
-            SecantusKind::SelfSigned => Some(&pki.self_signed),
+            SecantusKind::Shows(shown) => Some(pki.shown(shown)),
         };
         let ca = pki.ca.cert_path.to_string_lossy();
         let flags: &[&str] = match self {

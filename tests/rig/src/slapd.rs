@@ -31,7 +31,7 @@ use crate::{
     PASSWORD,
     error::{Error, Result},
     install,
-    pki::{Certified, Pki},
+    pki::{Certified, Pki, Shown},
     ports::{self, Refused},
     process::{Process, Spec},
     rig::{Kind, Rig, Server},
@@ -59,12 +59,8 @@ pub struct Slapd {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlapdKind {
     Main,
-    Intermediate,
-    Expired,
-    NotYetValid,
-    WrongName,
-    UnknownCa,
-    SelfSigned,
+    /// With this certificate in place of the good one.
+    Shows(Shown),
     /// Wants a client certificate.
     MutualTls,
     /// Answers nothing in plain text (confidentialityRequired).
@@ -93,12 +89,7 @@ impl Kind for SlapdKind {
         let builder = Slapd::builder(pki, rig.dir()).name(name);
         match self {
             SlapdKind::Main => builder,
-            SlapdKind::Intermediate => builder.certificate(&pki.intermediate),
-            SlapdKind::Expired => builder.certificate(&pki.expired),
-            SlapdKind::NotYetValid => builder.certificate(&pki.not_yet_valid),
-            SlapdKind::WrongName => builder.certificate(&pki.wrong_name),
-            SlapdKind::UnknownCa => builder.certificate(&pki.unknown_ca),
-            SlapdKind::SelfSigned => builder.certificate(&pki.self_signed),
+            SlapdKind::Shows(shown) => builder.certificate(pki.shown(shown)),
             SlapdKind::MutualTls => builder.mutual_tls(),
             SlapdKind::TlsRequired => builder.with("security tls=1"),
             SlapdKind::NoTls => builder.without_tls(),

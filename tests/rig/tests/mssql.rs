@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use conncheck_rig::{MssqlKind, PASSWORD, Rig, Skipped, install, need};
+use conncheck_rig::{MssqlKind, PASSWORD, Rig, Shown, Skipped, install, need};
 
 /// What `tsql` says when it logs in and asks these queries.
 fn tsql(kind: MssqlKind, encryption: &str, login: [&str; 3], queries: &[&str]) -> Option<String> {
@@ -56,8 +56,8 @@ fn freetds_agrees_with_it_on_encryption() {
         (MssqlKind::NoTls, "off", true),
         (MssqlKind::NoTls, "request", true),
         (MssqlKind::NoTls, "require", false),
-        (MssqlKind::UnknownCa, "require", false),
-        (MssqlKind::Intermediate, "require", true),
+        (MssqlKind::Shows(Shown::UnknownCa), "require", false),
+        (MssqlKind::Shows(Shown::Intermediate), "require", true),
     ] {
         let Some(said) = tsql(kind, encryption, PROBE, &["SELECT 1"]) else {
             return;
@@ -65,7 +65,7 @@ fn freetds_agrees_with_it_on_encryption() {
         let got_a_row = said.contains("(1 row affected)");
         assert_eq!(got_a_row, is_in, "{kind:?} {encryption}:\n{said}");
     }
-    let mssql = need!(Rig::shared().get(MssqlKind::Intermediate));
+    let mssql = need!(Rig::shared().get(MssqlKind::Shows(Shown::Intermediate)));
     assert!(mssql.logins().iter().all(|login| login.encrypted));
 }
 

@@ -13,7 +13,7 @@ use std::{
 use conncheck_rig::{
     Elastic, ElasticKind, Exim, MariaDbKind, Mysql8, Nginx, NginxKind, PASSWORD, Pki, Postfix,
     Postgres, PostgresKind, Process, Prometheus, PrometheusKind, Redis, RedisKind, Rig,
-    SecantusKind, Server, Slapd, SlapdKind, need, plugins, prometheus,
+    SecantusKind, Server, Shown, Slapd, SlapdKind, need, plugins, prometheus,
 };
 use serde_json::json;
 
@@ -41,18 +41,16 @@ fn postgres_has_its_roles_and_its_databases() {
 fn every_kind_of_postgres_starts() {
     let rig = Rig::shared();
     let primary = need!(rig.postgres());
-    for kind in [
-        PostgresKind::Intermediate,
-        PostgresKind::Expired,
-        PostgresKind::NotYetValid,
-        PostgresKind::WrongName,
-        PostgresKind::UnknownCa,
-        PostgresKind::SelfSigned,
+    let others = [
         PostgresKind::NoTls,
         PostgresKind::ReadOnly,
         PostgresKind::Standby,
         PostgresKind::Full,
-    ] {
+    ];
+    for kind in others
+        .into_iter()
+        .chain(Shown::ALL.map(PostgresKind::Shows))
+    {
         let started = Instant::now();
         let postgres = need!(rig.get(kind));
         eprintln!("{kind:?}: {:?}", started.elapsed());
@@ -160,17 +158,8 @@ fn mariadb_has_its_accounts_and_its_databases() {
 #[test]
 fn every_kind_of_mariadb_starts() {
     let rig = Rig::shared();
-    for kind in [
-        MariaDbKind::Intermediate,
-        MariaDbKind::Expired,
-        MariaDbKind::NotYetValid,
-        MariaDbKind::WrongName,
-        MariaDbKind::UnknownCa,
-        MariaDbKind::SelfSigned,
-        MariaDbKind::NoTls,
-        MariaDbKind::TlsOnly,
-        MariaDbKind::Full,
-    ] {
+    let others = [MariaDbKind::NoTls, MariaDbKind::TlsOnly, MariaDbKind::Full];
+    for kind in others.into_iter().chain(Shown::ALL.map(MariaDbKind::Shows)) {
         let started = Instant::now();
         let mariadb = need!(rig.get(kind));
         eprintln!("{kind:?}: {:?}", started.elapsed());
@@ -279,15 +268,8 @@ fn redis_has_its_users() {
 #[test]
 fn every_kind_of_redis_starts() {
     let rig = Rig::shared();
-    for kind in [
-        RedisKind::Intermediate,
-        RedisKind::Expired,
-        RedisKind::NotYetValid,
-        RedisKind::WrongName,
-        RedisKind::UnknownCa,
-        RedisKind::SelfSigned,
-        RedisKind::MutualTls,
-    ] {
+    let others = [RedisKind::MutualTls];
+    for kind in others.into_iter().chain(Shown::ALL.map(RedisKind::Shows)) {
         let redis = need!(rig.get(kind));
         assert_eq!(
             redis.command(&["PING"]).expect("a reply"),
@@ -365,17 +347,15 @@ fn secantus_has_its_users_and_tells_who_came() {
 #[test]
 fn every_kind_of_secantus_starts() {
     let rig = Rig::shared();
-    for kind in [
+    let others = [
         SecantusKind::Open,
         SecantusKind::Tls,
-        SecantusKind::Intermediate,
-        SecantusKind::Expired,
-        SecantusKind::NotYetValid,
-        SecantusKind::WrongName,
-        SecantusKind::UnknownCa,
-        SecantusKind::SelfSigned,
         SecantusKind::MutualTls,
-    ] {
+    ];
+    for kind in others
+        .into_iter()
+        .chain(Shown::ALL.map(SecantusKind::Shows))
+    {
         let secantus = need!(rig.get(kind));
         assert!(secantus.process().is_running(), "{kind:?}");
         assert_eq!(
@@ -388,20 +368,15 @@ fn every_kind_of_secantus_starts() {
 #[test]
 fn every_kind_of_slapd_starts() {
     let rig = Rig::shared();
-    for kind in [
+    let others = [
         SlapdKind::Main,
-        SlapdKind::Intermediate,
-        SlapdKind::Expired,
-        SlapdKind::NotYetValid,
-        SlapdKind::WrongName,
-        SlapdKind::UnknownCa,
-        SlapdKind::SelfSigned,
         SlapdKind::MutualTls,
         SlapdKind::TlsRequired,
         SlapdKind::NoTls,
         SlapdKind::NoAnonymous,
         SlapdKind::Full,
-    ] {
+    ];
+    for kind in others.into_iter().chain(Shown::ALL.map(SlapdKind::Shows)) {
         let started = Instant::now();
         let slapd = need!(rig.get(kind));
         eprintln!("{kind:?}: {:?}", started.elapsed());
@@ -629,7 +604,8 @@ fn every_tls_port_shows_its_own_certificate() {
         2
     );
     assert!(
-        pki.servers()
+        Shown::ALL
+            .map(|shown| pki.shown(shown))
             .iter()
             .all(|certified| certified.key_path.exists() && certified.cert_path.exists())
     );
