@@ -1,7 +1,9 @@
 //! A value that must not be seen.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use zeroize::Zeroizing;
 
@@ -65,5 +67,20 @@ impl<'de> Deserialize<'de> for Secret {
         }
 
         deserializer.deserialize_string(Text)
+    }
+}
+
+/// Written like any text.
+impl JsonSchema for Secret {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
     }
 }

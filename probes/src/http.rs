@@ -43,6 +43,7 @@ use crate::attempt::{Address, Attempt, Stream};
 use crate::cause::Cause;
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid};
+use crate::schema::written;
 use crate::tls::{Tls, TlsOptions};
 
 /// How often in a row a redirect is followed.
@@ -616,6 +617,12 @@ impl<'de> Deserialize<'de> for RequestMethod {
         }
     }
 }
+
+written!(RequestMethod: schemars::json_schema!({
+    "enum": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
+    "type": "string",
+    "pattern": r"^\s*[-!#$%&'*+.^_`|~0-9A-Za-z]+\s*$",
+}));
 
 /// The body that the owner wants.
 pub(crate) fn body_of(text: &Secret) -> Bytes {

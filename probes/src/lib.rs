@@ -13,7 +13,8 @@
 //!    conversation, what its errors mean, its tests.
 //!    * A `Settings` struct for `spec.properties`: `#[serde(default, deny_unknown_fields,
 //!      rename_all = "camelCase")]`, never flattened, with a doc comment on each field for the person
-//!      who edits the YAML. Types over TLS have `insecureSkipVerify` and `serverName`.
+//!      who edits the YAML. `JsonSchema` is derived as well: the comments are what their editor shows
+//!      (`--schema`). A field that reads itself says how it is written (`schema.rs`). Types over TLS have `insecureSkipVerify` and `serverName`.
 //!    * `impl ProbeType`: `FURTHER_REASONS`, those that not every type can give; `new`, which turns an `Access` and
 //!      the settings into something that cannot be wrong (a mistake is `access.invalid(field, …)`, and
 //!      an option that is not honoured is refused by name); `endpoint`, which is `scheme://host:port`
@@ -63,6 +64,7 @@ mod login;
 mod outcome;
 mod probe;
 mod program;
+mod schema;
 mod scrub;
 mod several;
 mod site;

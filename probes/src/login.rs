@@ -13,6 +13,7 @@ use conncheck_config::{Field, Secret};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use jiff::Timestamp;
+use schemars::{JsonSchema, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use url::form_urlencoded;
@@ -23,6 +24,7 @@ use crate::cause::Cause;
 use crate::http::{Client, Request, Response, target};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid};
+use crate::schema::written;
 
 /// The settings of a type over HTTP that say who we are.
 #[derive(Debug, Default)]
@@ -44,7 +46,7 @@ pub(crate) enum KeyIs {
 }
 
 /// Where to get a token from (OAuth 2 client credentials).
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct OAuthSettings {
     /// The address of the token endpoint.
@@ -66,7 +68,7 @@ pub(crate) struct OAuthSettings {
     auth_style: AuthStyle,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum AuthStyle {
     #[default]
@@ -629,6 +631,21 @@ impl<'de> Deserialize<'de> for Headers {
     }
 }
 
+written!(Headers: json_schema!({
+    "anyOf": [
+        { "type": "object", "additionalProperties": { "type": "string" } },
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": { "name": { "type": "string" }, "value": { "type": "string" } },
+                "required": ["name", "value"],
+                "additionalProperties": false,
+            },
+        },
+    ],
+}));
+
 /// The name of a header that the owner may set.
 #[derive(Clone, Debug)]
 pub(crate) struct Name(HeaderName);
@@ -654,8 +671,20 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
+written!(Name: json_schema!({
+    "type": "string",
+    "pattern": r"^\s*[-!#$%&'*+.^_`|~0-9A-Za-z]+\s*$",
+}));
+
 #[derive(Debug, Default)]
 struct Scope(String);
+
+written!(Scope: json_schema!({
+    "anyOf": [
+        { "type": ["string", "null"] },
+        { "type": "array", "items": { "type": "string" } },
+    ],
+}));
 
 impl<'de> Deserialize<'de> for Scope {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use conncheck_config::{Field, NodeError, Place, Resolved, Secret, Trust};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use crate::attempt::Attempt;
@@ -15,8 +16,9 @@ use crate::tls::{Tls, TlsMistake, TlsOptions, TlsPart, Verify};
 /// One type of connection: how its definition is read, and the conversation that proves a peer.
 pub trait ProbeType: Sized + Send + Sync + 'static {
     /// `spec.properties` of this type. Denies unknown fields; every field's doc comment is written
-    /// for the person editing the YAML.
-    type Settings: DeserializeOwned;
+    /// for the person editing the YAML, whose editor shows it (`--schema`): hence `JsonSchema`, which
+    /// is derived. See `schema.rs` for a field that reads itself.
+    type Settings: DeserializeOwned + JsonSchema;
 
     /// The reasons this type can give beside those that every type can. Their counters are exported
     /// from the start.

@@ -6,12 +6,14 @@
 use std::sync::Arc;
 
 use conncheck_config::Resolved;
+use schemars::Schema;
 
 use crate::outcome::Reason;
 use crate::probe::{Files, Invalid, Probe};
 
 type Build = fn(&Resolved, &dyn Files) -> Result<Arc<dyn Probe>, Vec<Invalid>>;
 type CheckSettings = fn(&Resolved) -> Vec<Invalid>;
+type SettingsSchema = fn() -> Schema;
 
 /// A type of connection.
 pub struct TypeInfo {
@@ -25,8 +27,11 @@ pub struct TypeInfo {
     pub feature: Option<&'static str>,
     /// The reasons it can give.
     pub reasons: &'static [Reason],
-    driver: Option<(Build, CheckSettings)>,
+    driver: Option<Driver>,
 }
+
+/// What a type can do that is part of this build.
+type Driver = (Build, CheckSettings, SettingsSchema);
 
 /// The reasons that every type can give, whatever it speaks.
 const COMMON_REASONS: [Reason; 15] = [
@@ -69,16 +74,20 @@ macro_rules! types {
             let mut feature: Option<&'static str> = None;
             $(feature = Some($feature);)?
             #[allow(unused_variables)]
-            let left_out: (&'static [Reason], Option<(Build, CheckSettings)>) = (&[], None);
+            let left_out: (&'static [Reason], Option<Driver>) = (&[], None);
             $(#[cfg(feature = $feature)])?
-            let left_out: (&'static [Reason], Option<(Build, CheckSettings)>) = (
+            let left_out: (&'static [Reason], Option<Driver>) = (
                 {
                     use crate::probe::ProbeType;
                     const FURTHER: &[Reason] = <$module::$ty as ProbeType>::FURTHER_REASONS;
                     static REASONS: [Reason; COMMON_REASONS.len() + FURTHER.len()] = with_common(FURTHER);
                     &REASONS
                 },
-                Some((crate::probe::build::<$module::$ty>, check_settings::<$module::$ty>)),
+                Some((
+                    crate::probe::build::<$module::$ty>,
+                    check_settings::<$module::$ty>,
+                    settings_schema::<$module::$ty>,
+                )),
             );
             TypeInfo {
                 name: $name,
@@ -280,7 +289,7 @@ impl TypeInfo {
         files: &dyn Files,
     ) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
         match self.driver {
-            Some((build, _)) => build(resolved, files),
+            Some((build, ..)) => build(resolved, files),
             None => Err(vec![self.left_out(resolved)]),
         }
     }
@@ -288,9 +297,15 @@ impl TypeInfo {
     /// Looks at `spec.properties` alone, for a connection whose secrets are still missing.
     pub fn check_settings(&self, resolved: &Resolved) -> Vec<Invalid> {
         match self.driver {
-            Some((_, check)) => check(resolved),
+            Some((_, check, _)) => check(resolved),
             None => vec![self.left_out(resolved)],
         }
+    }
+
+    /// How `spec.properties` is written, as a JSON Schema (draft 7). Nothing for a type that was left
+    /// out of this build.
+    pub fn settings_schema(&self) -> Option<Schema> {
+        self.driver.map(|(_, _, schema)| schema())
     }
 
     fn left_out(&self, resolved: &Resolved) -> Invalid {
@@ -308,4 +323,8 @@ fn check_settings<P: crate::probe::ProbeType>(resolved: &Resolved) -> Vec<Invali
     crate::probe::settings::<P>(resolved)
         .err()
         .unwrap_or_default()
+}
+
+fn settings_schema<P: crate::probe::ProbeType>() -> Schema {
+    crate::schema::of_settings::<P::Settings>()
 }

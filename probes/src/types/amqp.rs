@@ -24,6 +24,7 @@ use amq_protocol::frame::{AMQPContentHeader, AMQPFrame};
 use amq_protocol::protocol::{AMQPClass, BasicProperties, basic, channel, connection, queue};
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 use conncheck_config::{Field, Secret};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -36,7 +37,7 @@ use crate::probe::{Access, Invalid, ProbeType};
 use crate::tls::{Tls, TlsOptions, TlsPart, Verify};
 
 /// `spec.properties` of an AMQP connection.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// The virtual host; wins over the one in the URL.

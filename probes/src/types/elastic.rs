@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use conncheck_config::{Field, Secret, urls};
 use http::{HeaderName, Method, StatusCode};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use url::Url;
@@ -29,11 +30,12 @@ use crate::http::{Request, Response, below};
 use crate::login::{Headers, KeyIs, LoginSettings};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
+use crate::schema::{words, written};
 use crate::several::{named, together};
 use crate::site::Site;
 
 /// `spec.properties` of an Elasticsearch or OpenSearch connection.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// The worst health that is still right: `green`, `yellow` or `red`; `yellow` if not given.
@@ -458,6 +460,8 @@ impl Status {
         }
     }
 }
+
+written!(Status: words(&Self::ALL.map(Self::as_str), &[]));
 
 impl<'de> Deserialize<'de> for Status {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use conncheck_config::{Field, Secret};
 use http::{Method, StatusCode};
 use regex::Regex;
+use schemars::{JsonSchema, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde_json::Value;
@@ -25,10 +26,11 @@ use crate::http::{Request, RequestMethod, Response, body_of};
 use crate::login::{Headers, LoginSettings, Name, OAuthSettings};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
+use crate::schema::written;
 use crate::site::Site;
 
 /// `spec.properties` of an HTTP connection.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// The method of the request; `GET` if not given.
@@ -334,6 +336,17 @@ impl fmt::Display for Expected {
     }
 }
 
+written!(Expected: {
+    let one = r"\s*([1-5][0-9]{2}(\s*-\s*[1-5][0-9]{2})?|[1-5][xX]{2})\s*";
+    let status = json_schema!({
+        "type": ["integer", "string"],
+        "minimum": 100,
+        "maximum": 599,
+        "pattern": format!("^{one}(,{one})*$"),
+    });
+    json_schema!({ "anyOf": [status, { "type": "array", "minItems": 1, "items": status }] })
+});
+
 impl<'de> Deserialize<'de> for Expected {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Any;
@@ -386,6 +399,8 @@ impl<'de> Deserialize<'de> for BodyRegex {
     }
 }
 
+written!(BodyRegex: json_schema!({ "type": "string" }));
+
 /// A JSONPath.
 #[derive(Debug)]
 struct Path(JsonPath);
@@ -405,6 +420,8 @@ impl<'de> Deserialize<'de> for Path {
         })
     }
 }
+
+written!(Path: json_schema!({ "type": "string", "pattern": r"^\s*\$" }));
 
 /// A text, a number, `true`, `false` or `null`.
 #[derive(Debug)]
@@ -449,6 +466,8 @@ impl<'de> Deserialize<'de> for Scalar {
         deserializer.deserialize_any(Any)
     }
 }
+
+written!(Scalar: json_schema!({ "type": ["string", "number", "boolean", "null"] }));
 
 /// `equals: null` is a value, not the absence of one.
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Scalar>, D::Error> {

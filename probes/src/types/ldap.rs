@@ -23,6 +23,7 @@ use std::collections::BTreeSet;
 use ::url::Url;
 use bytes::BytesMut;
 use conncheck_config::{Field, Secret};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -36,7 +37,7 @@ use crate::probe::{Access, Invalid, ProbeType};
 use crate::tls::Tls;
 
 /// `spec.properties` of an LDAP connection.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// Ask for TLS on the plain port before anything else is said.
@@ -59,7 +60,7 @@ pub(crate) struct Settings {
     server_name: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Auth {
     Simple,

@@ -27,6 +27,7 @@ use bson::raw::{RawDocumentBuf, cstr};
 use bson::spec::BinarySubtype;
 use bson::{Binary, rawdoc};
 use conncheck_config::{Field, Secret};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::scram::{Conversation, Hash};
@@ -42,12 +43,13 @@ use crate::several::{named, together};
 use crate::tls::{Tls, TlsPart, Verify};
 
 /// `spec.properties` of a MongoDB connection.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// The database to ping, in place of the one in the URL.
     database: Option<String>,
     /// Which members of a replica set will do; wins over the URL.
+    #[schemars(with = "Option<Mode>")]
     read_preference: Option<String>,
     /// Accept any certificate.
     insecure_skip_verify: Option<bool>,

@@ -22,6 +22,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use conncheck_config::{Field, Secret};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::dsn::{Dsn, Encrypt};
@@ -33,13 +34,14 @@ use crate::probe::{Access, Invalid, ProbeType};
 use crate::tls::{Tls, TlsOptions, Verify, Version};
 
 /// `spec.properties` of a SQL Server connection.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// The query that must not fail, in place of `SELECT 1`. What it answers does not matter.
     query: Option<String>,
     /// How much is encrypted: `true` (mandatory), `false` (optional), `strict`, `disable`. Wins over
     /// the URL; without either, all of it.
+    #[schemars(with = "Option<Encrypt>")]
     encrypt: Option<String>,
     /// Accept any certificate, unless a `caCert` is given. Wins over the URL.
     trust_server_certificate: Option<bool>,

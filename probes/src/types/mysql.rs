@@ -42,6 +42,7 @@ use mysql_common::packets::{
     OkPacket, OkPacketDeserializer, OldEofPacket, SslRequest,
 };
 use mysql_common::proto::MySerialize;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
@@ -53,12 +54,13 @@ use crate::probe::{Access, Invalid, ProbeType};
 use crate::tls::{Tls, TlsPart, Verify};
 
 /// `spec.properties` of a MySQL connection.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// The query that must not fail, in place of a ping. What it answers does not matter.
     query: Option<String>,
     /// `disabled`, `preferred`, `required`, `verify-ca` or `verify-full`; wins over the URL.
+    #[schemars(with = "Option<TlsMode>")]
     tls: Option<String>,
     /// Accept any certificate, whatever `tls` says.
     insecure_skip_verify: Option<bool>,

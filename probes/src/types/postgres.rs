@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use conncheck_config::{Field, Secret};
 use futures_util::{FutureExt, StreamExt};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
@@ -43,7 +44,7 @@ use crate::several::{named, together};
 use crate::tls::{Tls, TlsPart, Verify};
 
 /// `spec.properties` of a Postgres connection.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// The query that must not fail, in place of `SELECT 1`. What it answers does not matter.

@@ -14,6 +14,7 @@
 use bytes::Bytes;
 use conncheck_config::{Field, Secret};
 use http::Method;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::Url;
@@ -27,7 +28,7 @@ use crate::probe::{Access, Invalid, ProbeType};
 use crate::site::Site;
 
 /// `spec.properties` of a Prometheus connection.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// The query that must give something, in place of `vector(1)`.

@@ -9,6 +9,7 @@
 
 use conncheck_config::{Field, Secret};
 use redis::{ErrorKind, RedisError, Value};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -20,7 +21,7 @@ use crate::probe::{Access, Invalid, ProbeType};
 use crate::tls::{Tls, Verify};
 
 /// `spec.properties` of a Redis connection.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// The number of the database to select; wins over the one in the URL.

@@ -25,6 +25,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use conncheck_config::{Field, Secret};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::de::{self, Deserialize, Deserializer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -35,10 +36,11 @@ use crate::cause::Cause;
 use crate::login::{expiry_of, has_ended};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
+use crate::schema::{words, written};
 use crate::tls::Tls;
 
 /// `spec.properties` of an SMTP connection.
-#[derive(Debug, Default, serde::Deserialize)]
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// `auto`: TLS from the start for `smtps://` and port 465, else STARTTLS where it is offered, and
@@ -350,6 +352,9 @@ impl AuthMode {
         })
     }
 }
+
+written!(Mode: words(Self::NAMES, &[]));
+written!(AuthMode: words(Self::NAMES, &["unknown", "oauth2"]));
 
 impl<'de> Deserialize<'de> for Mode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

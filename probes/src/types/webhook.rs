@@ -11,6 +11,7 @@
 use bytes::Bytes;
 use conncheck_config::{Field, Secret};
 use http::{HeaderMap, Method, StatusCode};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::attempt::Attempt;
@@ -22,7 +23,7 @@ use crate::probe::{Access, Invalid, ProbeType};
 use crate::site::Site;
 
 /// `spec.properties` of a webhook.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// Without it nothing is fired. `POST`, or another method that delivers: FIRES THE WEBHOOK in

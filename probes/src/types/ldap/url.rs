@@ -5,6 +5,7 @@
 
 use conncheck_config::{Field, Secret};
 use percent_encoding::percent_decode_str;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::dn::is_attribute;
@@ -12,7 +13,7 @@ use crate::address::{Location, unknown_option};
 use crate::probe::{Access, Invalid};
 
 /// How far below the base a search looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Scope {
     /// The base itself.

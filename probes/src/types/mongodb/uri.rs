@@ -11,6 +11,7 @@ use conncheck_config::Secret;
 
 use crate::address::{Mistake, decode, host_and_port, mistake, one_of};
 use crate::attempt::Address;
+use crate::schema::{words, written};
 
 const DEFAULT_PORT: u16 = 27017;
 
@@ -108,6 +109,11 @@ const MODES: &[(&str, Mode)] = &[
     ("secondaryPreferred", Mode::SecondaryPreferred),
     ("nearest", Mode::Nearest),
 ];
+
+written!(Mode: {
+    let names: Vec<&str> = MODES.iter().map(|(name, _)| *name).collect();
+    words(&names, &[])
+});
 
 impl Mode {
     /// Case does not matter, as in most drivers.

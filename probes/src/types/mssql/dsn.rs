@@ -12,6 +12,7 @@ use super::tds::PACKET_MAX_BYTES;
 use crate::address::Location;
 use crate::attempt::Address;
 use crate::probe::{Access, Invalid};
+use crate::schema::{words, written};
 use crate::tls::Version;
 
 const DEFAULT_PORT: u16 = 1433;
@@ -53,6 +54,13 @@ pub(super) enum Encrypt {
     /// All of it, from the first byte (TDS 8.0).
     Strict,
 }
+
+written!(Encrypt: words(
+    &["true", "false", "strict", "disable"],
+    &[
+        "disabled", "optional", "off", "no", "f", "0", "mandatory", "required", "on", "yes", "t", "1",
+    ],
+));
 
 impl Encrypt {
     pub(super) const EXPECTED: &str =

@@ -15,6 +15,7 @@ use url::form_urlencoded;
 use crate::address::{Location, host_and_port, unknown_option};
 use crate::attempt::Address;
 use crate::probe::{Access, Invalid};
+use crate::schema::{words, written};
 use crate::tls::Version;
 
 const DEFAULT_PORT: u16 = 3306;
@@ -89,6 +90,12 @@ const TLS_MODES: &[(&str, TlsMode)] = &[
     ("true", TlsMode::VerifyFull),
     ("false", TlsMode::Disabled),
 ];
+
+written!(TlsMode: {
+    let names: Vec<&str> = TLS_MODES.iter().map(|(name, _)| *name).collect();
+    let (ours, others) = names.split_at(5);
+    words(ours, others)
+});
 
 impl TlsMode {
     /// Reads a mode in whatever spelling; the error is a hint.
