@@ -84,6 +84,16 @@ pub const PYTHON: Package = Package {
     program: "python3",
 };
 
+/// Runs the token endpoints of the clouds, see [`crate::idp`].
+pub const NODE: Package = Package {
+    name: "nodejs",
+    program: "node",
+};
+pub const NPM: Package = Package {
+    name: "npm",
+    program: "npm",
+};
+
 /// Everything, for `rig install`.
 pub const ALL: &[Package] = &[
     POSTGRES,
@@ -100,6 +110,8 @@ pub const ALL: &[Package] = &[
     MONITORING_PLUGINS,
     FREETDS,
     PYTHON,
+    NODE,
+    NPM,
 ];
 
 /// The servers, and what runs those that Python's registry has.
@@ -115,6 +127,8 @@ pub const SERVERS: &[Package] = &[
     SASL_MODULES,
     PROMETHEUS,
     PYTHON,
+    NODE,
+    NPM,
 ];
 
 /// What [`ensure`] found and did.

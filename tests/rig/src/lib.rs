@@ -24,6 +24,7 @@ mod error;
 pub mod exim;
 pub mod faults;
 pub mod http;
+pub mod idp;
 pub mod install;
 pub mod ldap;
 pub mod mariadb;
@@ -31,6 +32,7 @@ pub mod mongodb;
 pub mod mssql;
 pub mod mysql8;
 pub mod nginx;
+pub mod node;
 mod packets;
 pub mod pki;
 pub mod plugins;
@@ -61,6 +63,7 @@ pub use crate::{
     exim::{Exim, EximKind},
     faults::{BlackHole, Peer, Step},
     http::{HttpPeer, TokenServer},
+    idp::{AppCertificate, Idp, IdpKind},
     mariadb::{MariaDb, MariaDbKind},
     mongodb::MongoPeer,
     mssql::{Mssql, MssqlKind},

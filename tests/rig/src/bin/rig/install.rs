@@ -3,7 +3,7 @@
 use conncheck_rig::{
     Error, Result,
     install::{self, Package, Report},
-    python, unpacked,
+    node, python, unpacked,
 };
 
 /// Everything, told in full.
@@ -18,6 +18,11 @@ pub fn run() -> Result<()> {
         Ok(false) => println!("present: {}", python::names()),
         Err(err) => missing.push(format!("{}: {err}", python::names())),
     }
+    match node::install() {
+        Ok(true) => println!("installed: {}, in a folder of their own", node::names()),
+        Ok(false) => println!("present: {}", node::names()),
+        Err(err) => missing.push(format!("{}: {err}", node::names())),
+    }
     match unpacked::install() {
         Ok(true) => println!("unpacked: {}", unpacked::names()),
         Ok(false) => println!("present: {}, unpacked", unpacked::names()),
@@ -31,6 +36,9 @@ pub fn servers() -> Result<()> {
     let mut missing = complaints(&ensure(install::SERVERS)?);
     if let Err(err) = python::install() {
         missing.push(format!("{}: {err}", python::names()));
+    }
+    if let Err(err) = node::install() {
+        missing.push(format!("{}: {err}", node::names()));
     }
     if let Err(err) = unpacked::install() {
         missing.push(format!("{}: {err}", unpacked::names()));

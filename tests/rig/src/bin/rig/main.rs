@@ -30,7 +30,7 @@ usage: rig COMMAND
   verify          everything that must hold before a change lands: format, lints, dependencies, all tests
                   against real servers, and the demo
   up              start the servers and say where they are, until Ctrl-C
-  install         install the Debian packages and the Python parser that all this needs
+  install         install what all this needs: Debian packages, and some of PyPI and npm in target/rig
 
 `cargo demo` and `cargo verify` are short for the first two. CONNCHECK_BIN names a conncheck to show instead
 of the one that is built here.
