@@ -59,6 +59,16 @@ struct Cli {
     #[arg(action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     check_config: bool,
 
+    /// Print a JSON Schema of definitions, for editors and pipelines, and exit
+    #[arg(
+        long,
+        env = "CONNCHECK_SCHEMA",
+        help_heading = "Modes",
+        conflicts_with_all = ["check_once", "check_config"]
+    )]
+    #[arg(action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    schema: bool,
+
     /// How the report is written
     #[arg(long, env = "CONNCHECK_OUTPUT", value_enum, default_value = "text")]
     output: Output,
@@ -144,6 +154,7 @@ pub enum Mode {
     Daemon,
     CheckOnce,
     CheckConfig,
+    Schema,
 }
 
 /// How a report is written.
@@ -160,7 +171,7 @@ pub enum Output {
 pub struct Options {
     pub mode: Mode,
     pub output: Output,
-    /// At least one.
+    /// At least one, unless only the schema is asked for.
     pub paths: Vec<String>,
     pub selection: Selection,
     pub rules: Rules,
@@ -232,7 +243,7 @@ impl Options {
             None => Settings::default(),
         };
         let options = merge(cli, settings);
-        if options.paths.is_empty() {
+        if options.paths.is_empty() && options.mode != Mode::Schema {
             let message = "no connections: name files, folders or globs, or `-` for standard input";
             let kind = clap::error::ErrorKind::MissingRequiredArgument;
             return Err(NoOptions::Clap(command.error(kind, message)));
@@ -243,9 +254,10 @@ impl Options {
 
 /// Flags and environment over settings over defaults.
 fn merge(cli: Cli, settings: Settings) -> Options {
-    let mode = match (cli.check_once, cli.check_config) {
-        (true, _) => Mode::CheckOnce,
-        (_, true) => Mode::CheckConfig,
+    let mode = match (cli.check_once, cli.check_config, cli.schema) {
+        (true, ..) => Mode::CheckOnce,
+        (_, true, _) => Mode::CheckConfig,
+        (.., true) => Mode::Schema,
         _ => Mode::Daemon,
     };
     // Paths in the settings file are relative to it.
@@ -644,8 +656,14 @@ mod tests {
         assert!(read(&["x"], &[("CONNCHECK_CHECK_ONCE", "yes")]).contains("mode: CheckOnce"));
         assert!(read(&["x"], &[("CONNCHECK_CHECK_ONCE", "0")]).contains("mode: Daemon"));
         assert!(read(&["x", "--check-config"], &[]).contains("mode: CheckConfig"));
-        let both = read(&["x", "--check-config", "--check-once"], &[]);
-        assert!(both.contains("cannot be used with"), "{both}");
+        assert!(read(&["--schema"], &[]).contains("mode: Schema"));
+        for both in [
+            ["--check-config", "--check-once"],
+            ["--schema", "--check-once"],
+        ] {
+            let refused = read(&[&["x"][..], &both].concat(), &[]);
+            assert!(refused.contains("cannot be used with"), "{refused}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod process;
 pub mod redact;
 pub mod report;
 pub mod schedule;
+pub mod schema;
 pub mod secrets;
 pub mod server;
 pub mod settings;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use conncheck::cli::{Mode, NoOptions, Options};
 use conncheck::redact::Redactor;
 use conncheck::report::Verdict;
-use conncheck::{check, daemon, load, logging, once};
+use conncheck::{check, daemon, load, logging, once, schema};
 use conncheck_probes::Env;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -91,6 +91,7 @@ async fn run(options: &Options, redactor: &Arc<Redactor>) -> Verdict {
             let written = print(|out| check::write(&loaded, options.output, out));
             written.unwrap_or(check::verdict(&loaded))
         }
+        Mode::Schema => print(schema::write).unwrap_or(Verdict::Up),
     }
 }
 

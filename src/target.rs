@@ -366,7 +366,7 @@ fn error_of(connection: &Connection, ty: &TypeInfo, invalid: Invalid) -> ConfigE
 }
 
 /// The type that the owner wrote, or that the URL's scheme says.
-fn type_of(connection: &Connection) -> Result<&'static TypeInfo, Vec<ConfigError>> {
+pub(crate) fn type_of(connection: &Connection) -> Result<&'static TypeInfo, Vec<ConfigError>> {
     if let Some(name) = &connection.type_name {
         return types::find(&name.value).map_err(|unknown| {
             let mut error =
@@ -393,14 +393,14 @@ fn type_of(connection: &Connection) -> Result<&'static TypeInfo, Vec<ConfigError
 }
 
 /// The annotations that we know; all others of this prefix are mistakes.
-const ANNOTATIONS: [&str; 3] = [
+pub(crate) const ANNOTATIONS: [&str; 3] = [
     "conncheck/interval",
     "conncheck/timeout",
     "conncheck/paused",
 ];
 
 /// Annotations over overrides over defaults.
-fn plan_of(
+pub(crate) fn plan_of(
     connection: &Connection,
     ty: &TypeInfo,
     rules: &Rules,

@@ -58,7 +58,7 @@ pub struct Documents {
     found: BTreeMap<(RefKind, Identity), (Place, Found)>,
 }
 
-const API_VERSION: &str = "mission-control.flanksource.com/v1";
+pub(crate) const API_VERSION: &str = "mission-control.flanksource.com/v1";
 
 impl Loader {
     /// Reads the documents of one text. `file` is what messages call it.
@@ -428,7 +428,7 @@ struct Metadata {
 }
 
 /// Everything that Kubernetes and its tools put into `metadata`.
-const METADATA: [&str; 17] = [
+pub(crate) const METADATA: [&str; 17] = [
     "name",
     "namespace",
     "labels",
@@ -448,7 +448,7 @@ const METADATA: [&str; 17] = [
     "initializers",
 ];
 
-const SPEC: [&str; 14] = [
+pub(crate) const SPEC: [&str; 14] = [
     "type",
     "url",
     "username",

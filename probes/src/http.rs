@@ -620,7 +620,7 @@ impl<'de> Deserialize<'de> for RequestMethod {
 
 written!(RequestMethod: schemars::json_schema!({
     "enum": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
-    "type": "string",
+    "type": ["string", "number", "boolean"],
     "pattern": r"^\s*[-!#$%&'*+.^_`|~0-9A-Za-z]+\s*$",
 }));
 

@@ -672,7 +672,7 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 written!(Name: json_schema!({
-    "type": "string",
+    "type": ["string", "number", "boolean"],
     "pattern": r"^\s*[-!#$%&'*+.^_`|~0-9A-Za-z]+\s*$",
 }));
 

@@ -85,6 +85,14 @@ struct Lenient;
 impl Transform for Lenient {
     fn transform(&mut self, schema: &mut Schema) {
         transform_subschemas(self, schema);
+        if let Some(Value::String(text)) = schema.get_mut("description") {
+            // Where our own lines end is of no meaning.
+            *text = text
+                .split("\n\n")
+                .map(|part| part.replace('\n', " "))
+                .collect::<Vec<_>>()
+                .join("\n\n");
+        }
         // What is not given is not `null` to a reader of the schema.
         schema.remove("default");
         schema.remove("format");
@@ -107,23 +115,27 @@ impl Transform for Lenient {
             schema.insert("anyOf".to_owned(), forms);
             return;
         }
-        let (mut names, pattern) = if has("integer") {
-            let whole = r"^[-+]?(0x[0-9a-fA-F]+|0o[0-7]+|[0-9]+)$";
-            (vec!["integer", "string"], Some(text(whole)))
-        } else if has("number") {
-            (
-                vec!["number", "string"],
-                Some(text(r"^[-+0-9.eE]*[0-9][-+0-9.eE]*$")),
-            )
-        } else if has("boolean") {
-            let either = r"^([Tt]rue|TRUE|[Ff]alse|FALSE)$";
-            (vec!["boolean", "string"], Some(text(either)))
-        } else if has("string") {
+        let given = || {
+            types
+                .iter()
+                .map(String::as_str)
+                .filter(|name| *name != "null")
+        };
+        let (mut names, usual): (Vec<&str>, Option<(&str, &str)>) = if has("string") {
             match pattern {
-                // What is no text has no pattern to keep to.
-                Some(pattern) => (vec!["string"], Some(pattern)),
+                // Whether a number keeps to a pattern is its author's to say.
+                Some(_) => (given().collect(), None),
                 None => (vec!["string", "number", "boolean"], None),
             }
+        } else if has("integer") {
+            let whole = r"^[-+]?(0x[0-9a-fA-F]+|0o[0-7]+|[0-9]+)$";
+            (vec!["integer", "string"], Some((whole, "A whole number.")))
+        } else if has("number") {
+            let number = r"^[-+0-9.eE]*[0-9][-+0-9.eE]*$";
+            (vec!["number", "string"], Some((number, "A number.")))
+        } else if has("boolean") {
+            let either = r"^([Tt]rue|TRUE|[Ff]alse|FALSE)$";
+            (vec!["boolean", "string"], Some((either, "true or false.")))
         } else {
             return;
         };
@@ -131,7 +143,11 @@ impl Transform for Lenient {
             names.push("null");
         }
         schema.insert("type".to_owned(), json!(names));
-        if let Some(pattern) = pattern {
+        if let Some((usual, message)) = usual {
+            schema.insert("pattern".to_owned(), text(usual).into());
+            // What editors show in place of the pattern.
+            schema.insert("patternErrorMessage".to_owned(), message.into());
+        } else if let Some(pattern) = pattern {
             schema.insert("pattern".to_owned(), pattern.into());
         }
     }
@@ -211,11 +227,13 @@ mod tests {
                     "minimum": 0,
                     "maximum": 65535,
                     "pattern": format!("{LATER}|^[-+]?(0x[0-9a-fA-F]+|0o[0-7]+|[0-9]+)$"),
+                    "patternErrorMessage": "A whole number.",
                 },
                 "either": {
                     "description": "C.",
                     "type": ["boolean", "string"],
                     "pattern": format!("{LATER}|^([Tt]rue|TRUE|[Ff]alse|FALSE)$"),
+                    "patternErrorMessage": "true or false.",
                 },
             },
         });

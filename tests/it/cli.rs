@@ -28,7 +28,15 @@ crate::trials![
     paused_connections_are_not_probed,
     every_mistake_that_a_type_sees_has_its_message,
     the_deadline_holds,
+    the_schema_is_printed,
 ];
+
+fn the_schema_is_printed() {
+    let output = run(&["--schema"]);
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed, conncheck::schema::schema());
+}
 
 fn redis_up(name: &str) -> Option<Value> {
     let redis = need!(Rig::shared().redis(), None);

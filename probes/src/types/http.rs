@@ -32,6 +32,7 @@ use crate::site::Site;
 /// `spec.properties` of an HTTP connection.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("dependencies" = { "equals": ["jsonPath"] }))]
 pub(crate) struct Settings {
     /// The method of the request; `GET` if not given.
     method: Option<RequestMethod>,
@@ -343,6 +344,7 @@ written!(Expected: {
         "minimum": 100,
         "maximum": 599,
         "pattern": format!("^{one}(,{one})*$"),
+        "patternErrorMessage": "A status (204), a class (2xx) or a range (200-299).",
     });
     json_schema!({ "anyOf": [status, { "type": "array", "minItems": 1, "items": status }] })
 });
@@ -421,7 +423,7 @@ impl<'de> Deserialize<'de> for Path {
     }
 }
 
-written!(Path: json_schema!({ "type": "string", "pattern": r"^\s*\$" }));
+written!(Path: json_schema!({ "type": "string", "pattern": r"^\s*\$", "patternErrorMessage": "A JSONPath starts with $." }));
 
 /// A text, a number, `true`, `false` or `null`.
 #[derive(Debug)]

@@ -25,6 +25,7 @@ use crate::site::Site;
 /// `spec.properties` of a webhook.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("dependencies" = { "body": ["method"] }))]
 pub(crate) struct Settings {
     /// Without it nothing is fired. `POST`, or another method that delivers: FIRES THE WEBHOOK in
     /// each attempt, and expects a 2xx. `HEAD` or `OPTIONS`: looks with this one alone.
