@@ -931,6 +931,8 @@ mod tests {
         ) {
             let url = format!("{user}:{password}@tcp(h:{port})/{database}");
             prop_assume!(!url.contains("://"));
+            // Templates are not what this is about.
+            prop_assume!(!url.contains("{{") && !url.contains("$("));
             prop_assert_eq!(glance(&url), format!("{user} {password} h:{port} {database}"));
         }
     }
