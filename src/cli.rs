@@ -122,7 +122,7 @@ struct Cli {
     #[arg(long, env = "CONNCHECK_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
 
-    /// Run no program that a kubeconfig names (exec plugins)
+    /// Run no program that a kubeconfig or a credential names (exec plugins)
     #[arg(long, env = "CONNCHECK_NO_EXEC_PLUGINS")]
     #[arg(action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     no_exec_plugins: bool,

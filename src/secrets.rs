@@ -32,7 +32,7 @@ pub struct Secrets {
     documents: Documents,
     dir: Option<PathBuf>,
     credentials: Option<PathBuf>,
-    /// Whether programs that a kubeconfig names are run.
+    /// Whether programs that a kubeconfig or a credential names are run.
     exec_plugins: bool,
     readers: Arc<Semaphore>,
 }
@@ -53,7 +53,7 @@ impl Secrets {
         }
     }
 
-    /// Runs programs that a kubeconfig names, or refuses to.
+    /// Runs programs that a kubeconfig or a credential names, or refuses to.
     #[must_use]
     pub fn exec_plugins(mut self, are_run: bool) -> Self {
         self.exec_plugins = are_run;
@@ -302,7 +302,7 @@ impl Files for Asking<'_> {
         const OURS: [&str; 2] = ["CONNCHECK_", "CREDENTIALS_DIRECTORY"];
         if !self.secrets.exec_plugins {
             return Err(
-                "it has an exec plugin, and `--no-exec-plugins` says to run none".to_owned(),
+                "it has a program run, and `--no-exec-plugins` says to run none".to_owned(),
             );
         }
         let is_ours = |name: &OsStr| {

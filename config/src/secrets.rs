@@ -114,8 +114,9 @@ impl Secrets {
         match &node.data {
             Data::Scalar(scalar) => {
                 let text = scalar.text.expose();
-                // A kubeconfig may be given by its path, which messages name.
-                let is_path = name == "kubeconfig" && text.trim_start().starts_with('/');
+                // These may be given by their path, which messages name.
+                let is_path = matches!(name, "kubeconfig" | "credentials")
+                    && text.trim_start().starts_with('/');
                 if secret && !is_path {
                     self.push(text);
                     // `Bearer abc`: the token alone is as secret.

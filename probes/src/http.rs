@@ -86,6 +86,24 @@ pub(crate) struct Request {
     pub(crate) body: Bytes,
 }
 
+impl Request {
+    /// A form, as token servers take it, that is to be answered in JSON.
+    pub(crate) fn form(url: Url, form: String) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded"),
+        );
+        Self {
+            method: Method::POST,
+            url,
+            headers,
+            body: Bytes::from(form),
+        }
+    }
+}
+
 /// What was answered.
 pub(crate) struct Response {
     pub(crate) status: StatusCode,
@@ -140,7 +158,7 @@ impl Client {
         }
     }
 
-    /// Several requests to home over one connection, one after the other.
+    /// Several requests, one after the other, over one connection as long as they go to one origin.
     pub(crate) fn conversation(&self) -> Conversation<'_> {
         Conversation {
             client: self,
@@ -187,6 +205,13 @@ impl Client {
         }
     }
 
+    fn tls_at(&self, is_home: bool) -> &Tls {
+        match is_home {
+            true => &self.tls,
+            false => &self.tls_elsewhere,
+        }
+    }
+
     async fn exchange(
         &self,
         attempt: &mut Attempt,
@@ -196,11 +221,8 @@ impl Client {
     ) -> Result<Response, Failure> {
         let elsewhere = (!is_home).then(|| endpoint_of(&request.url));
         attempt.talks_to(elsewhere.clone());
-        let tls = match is_home {
-            true => &self.tls,
-            false => &self.tls_elsewhere,
-        };
-        let (stream, is_http2) = connect(attempt, &request.url, tls, self.proxy.as_ref()).await?;
+        let (tls, proxy) = (self.tls_at(is_home), self.proxy.as_ref());
+        let (stream, is_http2) = connect(attempt, &request.url, tls, proxy).await?;
         let mut wire = attempt
             .phase(phase, Wire::open(stream, is_http2, Use::Once))
             .await?;
@@ -214,11 +236,11 @@ impl Client {
     }
 }
 
-/// Several requests to home over one connection. A peer that ends it between two of them gets another
-/// one.
+/// Several requests over one connection. A peer that ends it between two of them gets another one, and
+/// so does another origin.
 pub(crate) struct Conversation<'a> {
     client: &'a Client,
-    wire: Option<Wire>,
+    wire: Option<(Origin, Wire)>,
 }
 
 impl Conversation<'_> {
@@ -229,19 +251,28 @@ impl Conversation<'_> {
         phase: Phase,
         request: &Request,
     ) -> Result<Response, Failure> {
+        let origin = request.url.origin();
+        let is_home = origin == self.client.home;
+        attempt.talks_to((!is_home).then(|| endpoint_of(&request.url)));
         let open = match self.wire.take() {
-            Some(mut wire) => match attempt.phase(phase, wire.is_free()).await? {
-                true => Some(wire),
-                false => None,
-            },
+            Some((at, mut wire)) if at == origin => {
+                match attempt.phase(phase, wire.is_free()).await? {
+                    true => Some(wire),
+                    false => None,
+                }
+            }
+            Some((_, elsewhere)) => {
+                elsewhere.close().await;
+                None
+            }
             None => None,
         };
         let mut wire = match open {
             Some(wire) => wire,
             None => {
-                let Client { tls, proxy, .. } = self.client;
-                let (stream, is_http2) =
-                    connect(attempt, &request.url, tls, proxy.as_ref()).await?;
+                let tls = self.client.tls_at(is_home);
+                let proxy = self.client.proxy.as_ref();
+                let (stream, is_http2) = connect(attempt, &request.url, tls, proxy).await?;
                 attempt
                     .phase(phase, Wire::open(stream, is_http2, Use::Again))
                     .await?
@@ -251,14 +282,15 @@ impl Conversation<'_> {
         match response.cut.is_some() || response.is_truncated {
             // Where the next answer would begin is not known.
             true => wire.close().await,
-            false => self.wire = Some(wire),
+            false => self.wire = Some((origin, wire)),
         }
+        attempt.talks_to(None);
         Ok(response)
     }
 
     /// Ends the connection in good order.
     pub(crate) async fn end(self) {
-        if let Some(wire) = self.wire {
+        if let Some((_, wire)) = self.wire {
             wire.close().await;
         }
     }
@@ -595,7 +627,9 @@ pub(crate) fn below(
     if let Ok(mut segments) = url.path_segments_mut() {
         segments.pop_if_empty().extend(path);
     }
-    url.query_pairs_mut().extend_pairs(query);
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
+    }
     sendable(url)
 }
 

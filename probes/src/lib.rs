@@ -60,6 +60,7 @@ mod attempt;
 mod cause;
 mod dns;
 mod http;
+mod jwt;
 mod login;
 mod outcome;
 mod probe;

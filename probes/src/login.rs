@@ -8,10 +8,9 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use conncheck_config::{Field, Secret};
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
 use jiff::Timestamp;
 use schemars::{JsonSchema, json_schema};
 use serde::Deserialize;
@@ -454,12 +453,6 @@ impl OAuth {
         for (name, value) in &settings.params {
             form.append_pair(name, value.expose());
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/x-www-form-urlencoded"),
-        );
         let mut authorization = None;
         match settings.auth_style {
             AuthStyle::Header => {
@@ -469,22 +462,21 @@ impl OAuth {
                     Secret::new(form_urlencoded::byte_serialize(bytes).collect::<String>())
                 };
                 let value = basic(access, Some(&encode(&client_id)), &encode(&client_secret))?;
-                authorization = Some(encoded(&value));
-                headers.insert(header::AUTHORIZATION, value);
+                authorization = Some(value);
             }
             AuthStyle::Body => {
                 form.append_pair("client_id", client_id.expose());
                 form.append_pair("client_secret", client_secret.expose());
             }
         }
+        let mut request = Request::form(url, form.finish());
+        let sent = authorization.as_ref().map(encoded);
+        request
+            .headers
+            .extend(authorization.map(|value| (header::AUTHORIZATION, value)));
         Ok(Self {
-            request: Request {
-                method: Method::POST,
-                url,
-                headers,
-                body: Bytes::from(form.finish()),
-            },
-            authorization,
+            request,
+            authorization: sent,
         })
     }
 
@@ -502,13 +494,18 @@ impl OAuth {
 
 /// The token, and as it is sent.
 fn read_token(response: &Response) -> Result<(HeaderValue, Secret), Cause> {
+    if !response.status.is_success() {
+        return Err(refusal(response));
+    }
+    granted(response)
+}
+
+/// The token of an answer that grants one, and as it is sent.
+pub(crate) fn granted(response: &Response) -> Result<(HeaderValue, Secret), Cause> {
     #[derive(Deserialize)]
     struct Granted {
         access_token: Secret,
         token_type: Option<String>,
-    }
-    if !response.status.is_success() {
-        return Err(refusal(response));
     }
     let granted: Granted = response.json()?;
     // Some leave it out, though RFC 6749 asks for it.
@@ -520,10 +517,15 @@ fn read_token(response: &Response) -> Result<(HeaderValue, Secret), Cause> {
             "the token is not a bearer token but `{other}`"
         )));
     }
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", granted.access_token.expose()))
+    Ok((bearer(&granted.access_token)?, granted.access_token))
+}
+
+/// A token that was given on the way, as it is sent.
+pub(crate) fn bearer(token: &Secret) -> Result<HeaderValue, Cause> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
         .map_err(|_| Cause::protocol("the token cannot be sent in a header"))?;
     value.set_sensitive(true);
-    Ok((value, granted.access_token))
+    Ok(value)
 }
 
 /// Why there is no token: the error codes of RFC 6749, 5.2.
@@ -676,8 +678,9 @@ written!(Name: json_schema!({
     "pattern": r"^\s*[-!#$%&'*+.^_`|~0-9A-Za-z]+\s*$",
 }));
 
+/// What a token is to allow: one text with blanks, or a list.
 #[derive(Debug, Default)]
-struct Scope(String);
+pub(crate) struct Scope(pub(crate) String);
 
 written!(Scope: json_schema!({
     "anyOf": [

@@ -57,7 +57,26 @@ pub(crate) fn build_remote(
     build_as(Trust::Remote, ty, spec, secret)
 }
 
+/// The same on a machine of the test's own.
+pub(crate) fn build_on(
+    files: &dyn Files,
+    ty: &str,
+    spec: &str,
+) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
+    build_as_on(files, Trust::Local, ty, spec, &[])
+}
+
 fn build_as(
+    trust: Trust,
+    ty: &str,
+    spec: &str,
+    secret: &[(&str, &str)],
+) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
+    build_as_on(&NoFiles, trust, ty, spec, secret)
+}
+
+fn build_as_on(
+    files: &dyn Files,
     trust: Trust,
     ty: &str,
     spec: &str,
@@ -68,7 +87,7 @@ fn build_as(
     let resolved = loaded.connections[0]
         .resolve(info.name, &loaded.documents)
         .unwrap_or_else(|missing: Vec<Unresolved>| panic!("{missing:?}"));
-    info.build(&resolved, &NoFiles)
+    info.build(&resolved, files)
 }
 
 /// The probe of a `spec`, or what is wrong with it first, with the way out in brackets.

@@ -848,6 +848,11 @@ fn has_key(pem: &Secret) -> bool {
     PrivateKeyDer::from_pem_slice(pem.expose().as_bytes()).is_ok()
 }
 
+/// The first private key in a PEM text, in DER: `PKCS#8`, or what is of its algorithm alone.
+pub(crate) fn private_key_der(pem: &Secret) -> Option<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_slice(pem.expose().as_bytes()).ok()
+}
+
 fn client_key_of(cert: &Secret, key: &Secret) -> Result<CertifiedKey, TlsMistake> {
     let wrong = |part, message: &str, hint: &str| TlsMistake {
         part,

@@ -105,6 +105,7 @@ macro_rules! types {
 #[cfg(feature = "amqp")]
 mod amqp;
 mod elastic;
+mod gcp;
 mod http;
 mod kubernetes;
 #[cfg(feature = "ldap")]
@@ -125,6 +126,8 @@ mod webhook;
 
 types! {
     amqp "amqp" => Amqp, "amqp", ["rabbitmq"], ["amqp", "amqps"];
+
+    gcp => Gcp, "gcp", ["google_cloud"], [];
 
     http => Http, "http", ["https"], ["http", "https"];
 

@@ -56,6 +56,24 @@ pub(crate) const TALKS: &[Talk] = &[
         ),
     },
     Talk {
+        type_name: "gcp",
+        spec: |at| {
+            let credential = google_user(&format!("http://{at}/token"));
+            json!({"type": "gcp", "url": format!("http://{at}"), "password": credential})
+        },
+        spec_with_tls: |at| {
+            let credential = google_user(&format!("https://{at}/token"));
+            json!({"type": "gcp", "url": format!("https://{at}"), "password": credential})
+        },
+        before_tls: Vec::new,
+        greeting: None,
+        first: "auth",
+        reply: (
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 30\r\n\r\n{\"access_token\": \"ya29.token\"}",
+            "request",
+        ),
+    },
+    Talk {
         type_name: "http",
         spec: |at| json!({"type": "http", "url": format!("http://{at}/health")}),
         spec_with_tls: |at| json!({"type": "http", "url": format!("https://{at}/health")}),
@@ -186,6 +204,15 @@ pub(crate) const TALKS: &[Talk] = &[
         reply: (b"HTTP/1.1 200 OK\r\nContent-", "request"),
     },
 ];
+
+/// What `gcloud auth application-default login` writes.
+fn google_user(token_uri: &str) -> String {
+    let credential = json!({
+        "type": "authorized_user", "client_id": "probe", "client_secret": "secret",
+        "refresh_token": "secret", "token_uri": token_uri,
+    });
+    credential.to_string()
+}
 
 /// The answer to the first message: `{ok: 1.0, maxWireVersion: 21}`, a standalone server.
 const MONGODB_HELLO: &[u8] = b"\x3a\0\0\0\x01\0\0\0\x01\0\0\0\xdd\x07\0\0\0\0\0\0\0\x25\0\0\0\x01ok\0\0\0\0\0\0\0\xf0\x3f\x10maxWireVersion\0\x15\0\0\0\0";

@@ -21,6 +21,7 @@ mod dns;
 mod docs;
 mod elastic;
 mod faults;
+mod gcp;
 mod http;
 mod kubernetes;
 mod ldap;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         docs::trials(),
         elastic::trials(),
         faults::trials(),
+        gcp::trials(),
         http::trials(),
         ldap::trials(),
         kubernetes::trials(),

@@ -4,12 +4,15 @@
 //! then everything that the program can say is searched for it: reports, logs at every level,
 //! `/metrics`. The peers are the worst there are: some repeat in their answers what they were sent.
 
+use std::sync::LazyLock;
+
 use conncheck_probes::types;
 use conncheck_rig::apiserver::{data, kubeconfig};
 use conncheck_rig::faults::{self, Peer, Step};
 use conncheck_rig::http::{HttpPeer, response};
 use conncheck_rig::ldap::{Answer, LdapPeer};
 use conncheck_rig::mongodb::{self, MongoPeer, doc};
+use conncheck_rig::pki::rsa_key;
 use conncheck_rig::{MssqlKind, Rig, SecantusKind, SlapdKind, SmtpPeer, need};
 use serde_json::{Value, json};
 
@@ -92,6 +95,13 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "http", "url": format!("http://{at}/"), "properties": {"method": "POST", "body": format!("{{\"password\": \"{MARKER}\"}}")}}),
         json!({"type": "http", "url": format!("http://{at}/"), "secretRef": {"name": "single", "key": "token"}, "properties": {"apiKeyHeader": "X-Api-Key"}}),
         json!({"type": "http", "url": format!("http://{at}/"), "properties": {"oauth": {"tokenURL": format!("http://{at}/token"), "clientID": "probe", "clientSecret": MARKER}}}),
+        json!({"type": "gcp", "url": format!("http://{at}"), "password": google(at)["key"]}),
+        json!({"type": "gcp", "url": format!("http://{at}"), "properties": {"credentials": google(at)["user"]}}),
+        json!({"type": "gcp", "url": format!("http://{at}"), "secretRef": {"name": "google", "key": "key"}, "properties": {"project": "shop"}}),
+        json!({"type": "gcp", "url": format!("http://{at}"), "secretRef": {"name": "google", "key": "user"}}),
+        json!({"type": "gcp", "url": format!("http://{at}"), "secretRef": {"name": "google", "key": "federated"}}),
+        json!({"type": "gcp", "url": format!("http://{at}"), "secretRef": {"name": "google", "key": "federated-user"}}),
+        json!({"type": "gcp", "url": format!("http://{at}"), "secretRef": {"name": "google", "key": "impersonated"}}),
         json!({"type": "ldap", "url": format!("ldap://{encoded}:{encoded}@{at}/dc=a")}),
         json!({"type": "ldap", "url": format!("ldap://{at}/dc=a"), "username": "cn=probe", "password": MARKER}),
         json!({"type": "ldap", "url": format!("ldap://{at}/dc=a????bindname=cn=probe"), "secretRef": {"name": "single", "key": "password"}}),
@@ -156,6 +166,7 @@ fn definitions(at: &str) -> Vec<Value> {
                 }),
             ),
             kubeconfigs(at),
+            secret("google", google(at)),
             secret(
                 "urls",
                 json!({"redis": format!("redis://{encoded}:{encoded}@{at}")}),
@@ -204,6 +215,67 @@ fn kubeconfigs(at: &str) -> Value {
     ];
     let texts = texts.map(|(name, user)| (name.to_owned(), kubeconfig_at(at, &user).into()));
     secret("kubeconfigs", Value::Object(texts.into_iter().collect()))
+}
+
+/// The marker wherever a credential of Google's may hold a secret, as JSON texts.
+fn google(at: &str) -> Value {
+    static KEY: LazyLock<String> = LazyLock::new(|| format!("{}# {MARKER}\n", rsa_key().unwrap()));
+    let url = |path: &str| format!("http://{at}{path}");
+    let key = json!({
+        "type": "service_account", "client_email": "M4RK3R@x.test", "private_key_id": "M4RK3R",
+        "private_key": *KEY, "token_uri": url("/token"),
+    });
+    let user = json!({
+        "type": "authorized_user", "client_id": "probe", "client_secret": MARKER,
+        "refresh_token": MARKER, "token_uri": url("/token"),
+    });
+    let federated = json!({
+        "type": "external_account", "audience": "//a", "subject_token_type": "b",
+        "token_url": url("/v1/token"), "client_id": "probe", "client_secret": MARKER,
+        "credential_source": {"url": url("/subject"), "headers": {"X-Other": MARKER}},
+    });
+    let federated_user = json!({
+        "type": "external_account_authorized_user", "client_id": "probe", "client_secret": MARKER,
+        "refresh_token": MARKER, "token_url": url("/token"),
+    });
+    let impersonated = json!({
+        "type": "impersonated_service_account", "source_credentials": key,
+        "service_account_impersonation_url": url("/a:generateAccessToken"),
+    });
+    json!({
+        "key": key.to_string(), "user": user.to_string(), "federated": federated.to_string(),
+        "federated-user": federated_user.to_string(), "impersonated": impersonated.to_string(),
+    })
+}
+
+/// Gives tokens with the marker in them to whoever signs for them, and repeats to all others, and in
+/// whatever comes after, what it was sent.
+fn google_echo() -> HttpPeer {
+    HttpPeer::start(|request| {
+        let body = request.body_text();
+        let authorization = request.header("authorization").unwrap_or_default();
+        let other = request.header("x-other").unwrap_or_default();
+        let blanks = body.replace('+', " ");
+        let decoded = percent_encoding::percent_decode_str(&blanks).decode_utf8_lossy();
+        let sent = format!("{body} {decoded} {authorization} {other}");
+        let json = [("Content-Type", "application/json")];
+        let reply = match request.target.as_str() {
+            "/token" if body.contains("assertion=") => {
+                json!({"access_token": "M4RK3R-granted", "token_type": "Bearer"})
+            }
+            "/subject" => return response(200, &[], "M4RK3R-subject"),
+            "/v1/projects/shop" => {
+                let error = json!({"code": 403, "status": "PERMISSION_DENIED", "message": sent});
+                return response(403, &json, &json!({"error": error}).to_string());
+            }
+            _ => {
+                let error = json!({"error": "invalid_grant", "error_description": sent});
+                return response(400, &json, &error.to_string());
+            }
+        };
+        response(200, &json, &reply.to_string())
+    })
+    .unwrap()
 }
 
 fn dsn(at: &str) -> String {
@@ -260,6 +332,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         )
     })
     .unwrap();
+    let google_echo = google_echo();
     let mongodb_echo = MongoPeer::start(|command| {
         let text = match command.get_binary_generic("payload") {
             Ok(payload) => String::from_utf8_lossy(payload).into_owned(),
@@ -301,6 +374,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         echo.addr().to_string(),
         greeting_echo.addr().to_string(),
         http_echo.addr().to_string(),
+        google_echo.addr().to_string(),
         mongodb_echo.addr().to_string(),
         format!("127.0.0.1:{}", mongodb.port()),
         ldap_echo.addr().to_string(),
@@ -388,6 +462,7 @@ fn mistakes_are_told_without_the_value() {
     let webhook = json!({"type": "webhook", "url": "http://127.0.0.1:1/hook"});
     let kubernetes = |kubeconfig: String| json!({"type": "kubernetes", "properties": {"kubeconfig": kubeconfig}});
     let cluster = json!({"server": "http://127.0.0.1:1"});
+    let gcp = |json: Value| json!({"type": "gcp", "password": json.to_string()});
     let encoded = encoded();
     let specs = vec![
         json!({"type": "amqp", "url": format!("amqp://probe:{MARKER}@127.0.0.1")}),
@@ -513,6 +588,26 @@ fn mistakes_are_told_without_the_value() {
         with(
             webhook,
             json!({"properties": {"method": MARKER, "body": MARKER}}),
+        ),
+        json!({"type": "gcp", "url": format!("https://[{MARKER}]"), "password": "{}"}),
+        json!({"type": "gcp", "url": format!("https://probe:{encoded}@a.test"), "password": google("a.test")["user"]}),
+        json!({"type": "gcp", "username": MARKER, "password": google("a.test")["user"]}),
+        json!({"type": "gcp", "password": MARKER}),
+        json!({"type": "gcp", "password": "M4RK3R"}),
+        json!({"type": "gcp", "password": google("a.test")["user"], "properties": {"project": MARKER}}),
+        json!({"type": "gcp", "properties": {"credentials": format!("[\"{MARKER}\"]")}}),
+        gcp(json!({"type": MARKER})),
+        gcp(json!({"type": "service_account", "private_key": MARKER})),
+        gcp(json!({"type": "authorized_user", "client_secret": [MARKER]})),
+        gcp(json!({"type": "authorized_user", "universe_domain": MARKER})),
+        gcp(
+            json!({"type": "external_account", "audience": "a", "subject_token_type": "b", "credential_source": {"url": MARKER}}),
+        ),
+        gcp(
+            json!({"type": "external_account", "audience": "a", "subject_token_type": "b", "credential_source": {"url": "http://a.test", "headers": {"A": format!("{MARKER}\n")}}}),
+        ),
+        gcp(
+            json!({"type": "external_account", "audience": "a", "subject_token_type": "b", "credential_source": {"executable": {"command": format!("a '{MARKER}")}}}),
         ),
         json!({"type": "kubernetes", "url": format!("https://[{MARKER}]")}),
         json!({"type": "kubernetes", "url": format!("http://127.0.0.1:1/?token={encoded}")}),

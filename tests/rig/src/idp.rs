@@ -181,14 +181,20 @@ impl Idp {
     pub const PROJECT: &str = "rig-project";
     /// Where the Resource Manager's API is switched off.
     pub const PROJECT_SWITCHED_OFF: &str = "rig-switched-off";
+    /// Was deleted, and can be had back.
+    pub const PROJECT_DELETED: &str = "rig-deleted";
     pub const ACCOUNT: &str = "probe@rig-project.iam.gserviceaccount.test";
     pub const ACCOUNT_DISABLED: &str = "disabled@rig-project.iam.gserviceaccount.test";
+    /// To it the server's clock is two hours ahead of ours.
+    pub const ACCOUNT_LATER: &str = "later@rig-project.iam.gserviceaccount.test";
     /// [`Idp::ACCOUNT`] and [`Idp::SUBJECT`] may be it.
     pub const ACCOUNT_TARGET: &str = "target@rig-project.iam.gserviceaccount.test";
     /// Of an authorised user (`gcloud auth application-default login`).
     pub const USER_CLIENT_ID: &str = "rig.apps.googleusercontent.test";
     pub const USER_CLIENT_SECRET: &str = "GOCSPX-rig-client-secret";
     pub const USER_REFRESH_TOKEN: &str = "1//rig-refresh-token";
+    /// Its organisation wants a login anew.
+    pub const USER_TOO_OLD_TOKEN: &str = "1//rig-too-old-token";
     /// The provider of a workload identity pool.
     pub const POOL: &str = "//iam.googleapis.com/projects/100000000001/locations/global/workloadIdentityPools/rig/providers/cluster";
     /// What it wants as audience of a [`Idp::federated_token`].
@@ -202,6 +208,32 @@ impl Idp {
     /// The same with a key that is not (any more) the account's.
     pub fn stale_account_key(&self, email: &str) -> Value {
         self.key_file(email, &self.running.keys.stranger)
+    }
+
+    /// What `gcloud auth application-default login` writes.
+    pub fn user_file(&self, refresh_token: &str) -> Value {
+        json!({
+            "type": "authorized_user", "client_id": Idp::USER_CLIENT_ID,
+            "client_secret": Idp::USER_CLIENT_SECRET, "refresh_token": refresh_token,
+            "token_uri": format!("{}/token", self.url()),
+        })
+    }
+
+    /// What `gcloud iam workload-identity-pools create-cred-config` writes.
+    pub fn federation_file(&self, source: &Value) -> Value {
+        json!({
+            "type": "external_account", "audience": Idp::POOL,
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "token_url": format!("{}/v1/token", self.url()), "credential_source": source,
+        })
+    }
+
+    /// Where a service account is impersonated.
+    pub fn impersonation_url(&self, email: &str) -> String {
+        format!(
+            "{}/v1/projects/-/serviceAccounts/{email}:generateAccessToken",
+            self.url()
+        )
     }
 
     fn key_file(&self, email: &str, key: &KeyPair) -> Value {
@@ -369,10 +401,15 @@ impl Keys {
             "google": {
                 "project": Idp::PROJECT,
                 "switchedOff": Idp::PROJECT_SWITCHED_OFF,
+                "deleted": Idp::PROJECT_DELETED,
                 "accounts": [
                     {"email": Idp::ACCOUNT, "publicKey": self.account.public_key_pem()},
                     {
                         "email": Idp::ACCOUNT_DISABLED, "disabled": true,
+                        "publicKey": self.account.public_key_pem(),
+                    },
+                    {
+                        "email": Idp::ACCOUNT_LATER, "clockSeconds": 7200,
                         "publicKey": self.account.public_key_pem(),
                     },
                     {
@@ -385,7 +422,8 @@ impl Keys {
                 ],
                 "user": {
                     "clientId": Idp::USER_CLIENT_ID, "clientSecret": Idp::USER_CLIENT_SECRET,
-                    "refreshToken": Idp::USER_REFRESH_TOKEN, "email": "somebody@rig.test",
+                    "refreshToken": Idp::USER_REFRESH_TOKEN,
+                    "tooOldToken": Idp::USER_TOO_OLD_TOKEN, "email": "somebody@rig.test",
                 },
                 "pool": {
                     "audience": Idp::POOL, "issuer": CLUSTER, "subject": Idp::SUBJECT,

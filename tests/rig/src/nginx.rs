@@ -24,6 +24,7 @@
 //! | `/hook/options` | 204 to OPTIONS, 202 to POST, 501 to the rest |
 //! | `/hook/unknown` | 202 to POST, 501 to the rest |
 //! | `/hook/gone` | 410 |
+//! | `/tokeninfo` | what Google's says of a token, whatever the token |
 //! | `/page/` | a page of HTML, whatever is asked for below it |
 //! | `/big` | 5 MB; compressed if accepted |
 //! | `/gzip` | 20 KB of text; compressed if accepted |
@@ -482,6 +483,7 @@ const LOCATIONS: &str = r#"
   location = /hook/options { if ($request_method = OPTIONS) { return 204; } if ($request_method = POST) { return 202 "accepted\n"; } return 501; }
   location = /hook/unknown { if ($request_method = POST) { return 202 "accepted\n"; } return 501; }
   location = /hook/gone { return 410; }
+  location = /tokeninfo { default_type application/json; return 200 '{"aud":"rig","scope":"any","expires_in":"3599"}'; }
   location /page/ { default_type text/html; return 200 "<!DOCTYPE html><title>Sign in</title>"; }
   location = /big { gzip on; gzip_types text/plain; }
   location = /gzip { gzip on; gzip_types text/plain; }

@@ -11,7 +11,7 @@ use std::{
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, RsaKeySize,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -93,6 +93,13 @@ impl Shown {
         Shown::Expired,
         Shown::NotYetValid,
     ];
+}
+
+/// A new RSA key, PEM: for what is signed with no other.
+pub fn rsa_key() -> Result<String> {
+    let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048);
+    key.map(|key| key.serialize_pem())
+        .map_err(|err| Error::new(format!("cannot make an RSA key: {err}")))
 }
 
 impl Pki {

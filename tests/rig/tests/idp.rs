@@ -284,7 +284,7 @@ fn google_gives_tokens_and_says_what_they_are() {
         ),
         (
             idp.account_key(Idp::ACCOUNT_DISABLED),
-            "invalid_client",
+            "disabled_client",
             "The OAuth client was disabled.",
         ),
     ] {

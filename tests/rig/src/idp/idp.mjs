@@ -319,6 +319,9 @@ async function googleToken(form, reply) {
     const { clientId, clientSecret, refreshToken, email } = google.user
     if (form.client_id !== clientId) return refuse(401, 'invalid_client', 'The OAuth client was not found.')
     if (form.client_secret !== clientSecret) return refuse(401, 'invalid_client', 'Unauthorized')
+    if (form.refresh_token === google.user.tooOldToken) {
+      return reply(400, { error: 'invalid_grant', error_description: 'reauth related error (invalid_rapt)', error_uri: 'https://support.google.com/a/answer/9368756', error_subtype: 'invalid_rapt' })
+    }
     if (form.refresh_token !== refreshToken) return refuse(400, 'invalid_grant', 'Token has been expired or revoked.')
     const scope = 'https://www.googleapis.com/auth/cloud-platform'
     return reply(200, { access_token: give(email, scope), expires_in: 3599, scope, token_type: 'Bearer' })
@@ -330,14 +333,17 @@ async function googleToken(form, reply) {
   try { claims = jose.decodeJwt(form.assertion ?? '') } catch { return refuse(400, 'invalid_grant', 'Invalid JWT: Failed audience check.') }
   const account = google.accounts.find(({ email }) => email === claims.iss)
   if (!account) return refuse(400, 'invalid_grant', 'Invalid grant: account not found')
-  if (account.disabled) return refuse(401, 'invalid_client', 'The OAuth client was disabled.')
+  if (account.disabled) return refuse(401, 'disabled_client', 'The OAuth client was disabled.')
+  // To this one the server has another time, and says so.
+  const currentDate = new Date(Date.now() + (account.clockSeconds ?? 0) * 1000)
   const audience = [CONSTANT_AUDIENCE, ...origins.map((origin) => `${origin}/token`)]
   try {
-    await jose.jwtVerify(form.assertion, await jose.importSPKI(account.publicKey, 'RS256'), { algorithms: ['RS256'], audience, clockTolerance: 300, maxTokenAge: '1h' })
+    await jose.jwtVerify(form.assertion, await jose.importSPKI(account.publicKey, 'RS256'), { algorithms: ['RS256'], audience, currentDate, clockTolerance: 300, maxTokenAge: '1h' })
   } catch (error) {
     if (error instanceof jose.errors.JWSSignatureVerificationFailed) return refuse(400, 'invalid_grant', 'Invalid JWT Signature.')
     if (error.claim === 'aud') return refuse(400, 'invalid_grant', 'Invalid JWT: Failed audience check.')
-    return refuse(400, 'invalid_grant', 'Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim.')
+    const error_description = 'Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim.'
+    return reply(400, { error: 'invalid_grant', error_description }, { date: currentDate.toUTCString() })
   }
   if (!claims.scope) return refuse(400, 'invalid_scope', 'Invalid OAuth scope or ID token audience provided.')
   if (claims.scope.split(' ').some((scope) => !scope.startsWith('https://www.googleapis.com/auth/'))) {
@@ -385,7 +391,8 @@ function impersonate(email, request, body, reply) {
 
 function tokenInfo(token, reply) {
   const found = given.get(token)
-  if (!found || found.expires <= Date.now()) return reply(400, { error: 'invalid_token', error_description: 'Invalid Value' })
+  // A federated token is none of those that it knows.
+  if (!found || found.expires <= Date.now() || found.email.startsWith('principal:')) return reply(400, { error: 'invalid_token', error_description: 'Invalid Value' })
   const left = Math.floor((found.expires - Date.now()) / 1000)
   return reply(200, { azp: '100000000000000000001', aud: '100000000000000000001', scope: found.scope, exp: String(Math.floor(found.expires / 1000)), expires_in: String(left), email: found.email, email_verified: 'true', access_type: 'online' })
 }
@@ -397,8 +404,9 @@ function project(version, id, request, reply) {
     return reply(403, rpc(403, 'PERMISSION_DENIED', 'Request had insufficient authentication scopes.', [{ '@type': 'type.googleapis.com/google.rpc.ErrorInfo', reason: 'ACCESS_TOKEN_SCOPE_INSUFFICIENT', domain: 'googleapis.com' }]))
   }
   if (id === google.switchedOff) {
-    return reply(403, rpc(403, 'PERMISSION_DENIED', `Cloud Resource Manager API has not been used in project ${id} before or it is disabled. Enable it by visiting https://console.developers.google.com/apis/api/cloudresourcemanager.googleapis.com/overview?project=${id} then retry.`, [{ '@type': 'type.googleapis.com/google.rpc.ErrorInfo', reason: 'SERVICE_DISABLED', domain: 'googleapis.com' }]))
+    return reply(403, rpc(403, 'PERMISSION_DENIED', `Cloud Resource Manager API has not been used in project ${id} before or it is disabled. Enable it by visiting https://console.developers.google.com/apis/api/cloudresourcemanager.googleapis.com/overview?project=${id} then retry.`, [{ '@type': 'type.googleapis.com/google.rpc.ErrorInfo', reason: 'SERVICE_DISABLED', domain: 'googleapis.com', metadata: { service: 'cloudresourcemanager.googleapis.com', consumer: 'projects/100000000002' } }]))
   }
+  if (id === google.deleted) return reply(200, { projectNumber: '100000000003', projectId: id, lifecycleState: 'DELETE_REQUESTED', name: 'Deleted' })
   // Google does not tell who may not see it whether it exists.
   if (id !== google.project) return reply(403, rpc(403, 'PERMISSION_DENIED', 'The caller does not have permission'))
   return version === 'v3'

@@ -10,8 +10,8 @@ use std::{
 };
 
 use conncheck_rig::{
-    ApiServer, ApiServerKind, BlackHole, Elastic, ElasticKind, Error, MariaDbKind, MssqlKind,
-    NginxKind, PASSWORD, Postgres, PrometheusKind, Result, Rig, SecantusKind, SlapdKind,
+    ApiServer, ApiServerKind, BlackHole, Elastic, ElasticKind, Error, Idp, IdpKind, MariaDbKind,
+    MssqlKind, NginxKind, PASSWORD, Postgres, PrometheusKind, Result, Rig, SecantusKind, SlapdKind,
     TokenServer,
     faults::{Refused, refused_on},
     ports,
@@ -67,6 +67,8 @@ const EXPECTED: &[Expected] = &[
     up("product-search"),
     up("shop-cluster"),
     up("outgoing-mail"),
+    up("cloud-project"),
+    up("cloud-login"),
     down("billing-db", "auth", Some("auth"), Some("28P01")),
     down("recommendations", "auth", Some("auth"), Some("18")),
     down("reporting-db", "connect_refused", Some("connect"), None),
@@ -86,6 +88,13 @@ const EXPECTED: &[Expected] = &[
     down("order-search", "assertion", Some("request"), Some("yellow")),
     down("order-metrics", "assertion", Some("request"), None),
     down("edge-cluster", "unavailable", Some("request"), Some("500")),
+    down("cloud-backup", "auth", Some("auth"), Some("invalid_grant")),
+    down(
+        "cloud-archive",
+        "permission",
+        Some("request"),
+        Some("SERVICE_DISABLED"),
+    ),
     down("alert-mail", "tls_other", Some("tls"), None),
     down("chat-hook", "not_found", Some("request"), Some("410")),
 ];
@@ -243,6 +252,12 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
     let without_etcd = rig.get(ApiServerKind::NoEtcd)?;
     let user = json!({"token": ApiServer::TOKEN});
     let exim = rig.exim()?;
+    let idp = rig.get(IdpKind::Main)?;
+    let google = [
+        ("@google_key@", idp.account_key(Idp::ACCOUNT)),
+        ("@google_old_key@", idp.stale_account_key(Idp::ACCOUNT)),
+        ("@google_login@", idp.user_file(Idp::USER_REFRESH_TOKEN)),
+    ];
     let authority: Vec<String> = rig
         .pki()
         .ca
@@ -276,8 +291,12 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@blackhole@", black_hole.port()),
         ("@stopped@", stopped.port()),
         ("@without_etcd@", without_etcd.port()),
+        ("@idp@", idp.port()),
     ] {
         yaml = yaml.replace(name, &port.to_string());
+    }
+    for (name, credential) in google {
+        yaml = yaml.replace(name, &credential.to_string());
     }
     yaml = yaml
         .replace("@password@", PASSWORD)
