@@ -68,6 +68,7 @@ mod program;
 mod schema;
 mod scrub;
 mod several;
+mod sigv4;
 mod site;
 #[cfg(test)]
 mod testing;
