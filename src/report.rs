@@ -43,6 +43,7 @@ impl Entry {
     pub fn redact(&mut self, redactor: &Redactor) {
         let clean = |text: &mut String| *text = redactor.redact(text).into_owned();
         self.outcome.server.iter_mut().for_each(clean);
+        self.outcome.identity.iter_mut().for_each(clean);
         self.outcome.failed_before.iter_mut().for_each(clean);
         if let Some(tls) = &mut self.outcome.tls {
             tls.subject
@@ -133,6 +134,7 @@ mod tests {
                 phases: vec![(Phase::Resolve, at(100)), (Phase::Connect, at(870))],
                 tls: None,
                 server: None,
+                identity: None,
                 http_status: None,
                 credential_expiry: None,
                 failed_before: Vec::new(),
@@ -144,6 +146,7 @@ mod tests {
     pub(super) fn report() -> Report {
         let mut cache = entry("default", "cache", "redis", 1);
         cache.outcome.server = Some("Redis 7.0.15".to_owned());
+        cache.outcome.identity = Some("somebody (of somewhere)".to_owned());
         let mut db = entry("shop", "datenbank-größe", "postgres", 12);
         db.outcome
             .phases

@@ -144,7 +144,7 @@ const CLIENT_CERT: [&str; 1] = ["tls.crt"];
 const CLIENT_KEY: [&str; 1] = ["tls.key"];
 
 /// Further keys that some type reads from a whole secret.
-const TYPES_OWN: [&str; 10] = [
+const TYPES_OWN: [&str; 25] = [
     "token",
     "bearer",
     "apiKey",
@@ -155,6 +155,21 @@ const TYPES_OWN: [&str; 10] = [
     "client-secret",
     "kubeconfig",
     "credentials",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "accessKeyId",
+    "secretAccessKey",
+    "sessionToken",
+    "accessKey",
+    "secretKey",
+    "access-key",
+    "secret-access-key",
+    "secret-key",
+    "session-token",
 ];
 
 /// Whether the key of a `secretRef` is named like a URL.

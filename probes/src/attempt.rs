@@ -171,6 +171,7 @@ struct Record {
     /// Whom the steps talk to, where it is not the probe's endpoint.
     peer: Option<String>,
     server: Option<String>,
+    identity: Option<String>,
     http_status: Option<u16>,
     credential_expiry: Option<Timestamp>,
     /// What came of it and when, once that stands; only farewells come after it.
@@ -391,6 +392,11 @@ impl Attempt {
         lock(&self.record).server = Some(server.into());
     }
 
+    /// Notes whom the server takes us for, where that is no secret.
+    pub fn identity(&mut self, identity: impl Into<String>) {
+        lock(&self.record).identity = Some(identity.into());
+    }
+
     /// Notes the status of an HTTP response.
     pub fn http_status(&mut self, status: u16) {
         lock(&self.record).http_status = Some(status);
@@ -479,6 +485,7 @@ pub async fn run(probe: &Arc<dyn Probe>, deadline: Deadline, env: &Env) -> Outco
         phases: Vec::new(),
         peer: None,
         server: None,
+        identity: None,
         http_status: None,
         credential_expiry: None,
         verdict: None,
@@ -523,6 +530,7 @@ pub async fn run(probe: &Arc<dyn Probe>, deadline: Deadline, env: &Env) -> Outco
         phases: std::mem::take(&mut record.phases),
         tls: lock(&seen).take().map(|seen| seen.facts),
         server: record.server.take(),
+        identity: record.identity.take(),
         http_status: record.http_status,
         credential_expiry: record.credential_expiry,
         failed_before: match res {
@@ -554,6 +562,7 @@ fn scrub(outcome: &mut Outcome, scrubbers: &[&Scrubber]) {
         }
     }
     outcome.server.iter_mut().for_each(&mut clean);
+    outcome.identity.iter_mut().for_each(&mut clean);
     outcome.failed_before.iter_mut().for_each(&mut clean);
     if let Some(tls) = &mut outcome.tls {
         tls.subject.iter_mut().for_each(&mut clean);

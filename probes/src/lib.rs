@@ -57,6 +57,7 @@
 
 mod address;
 mod attempt;
+mod aws;
 mod cause;
 mod dns;
 mod http;

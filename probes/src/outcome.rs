@@ -188,6 +188,8 @@ pub struct Outcome {
     pub tls: Option<TlsFacts>,
     /// The server's name and version, where it tells.
     pub server: Option<String>,
+    /// Whom the server takes us for, where that is no secret: an account and an ARN.
+    pub identity: Option<String>,
     /// The status of the last HTTP response, for the types over HTTP.
     pub http_status: Option<u16>,
     /// When the credential that was used ends: a client certificate, a token.
@@ -208,6 +210,7 @@ impl Outcome {
             phases: Vec::new(),
             tls: None,
             server: None,
+            identity: None,
             http_status: None,
             credential_expiry: None,
             failed_before: Vec::new(),

@@ -133,6 +133,18 @@ impl Program {
     }
 }
 
+/// What an argument or a variable of a program may hold: a client secret, say. Not the names of flags,
+/// nor short words, which would make a riddle of every message.
+pub(crate) fn secret_in(argument: &str) -> Option<Secret> {
+    const SHORTEST: usize = 6;
+    let text = match argument.split_once('=') {
+        Some((flag, value)) if flag.starts_with('-') => value,
+        _ => argument,
+    };
+    let text = text.trim();
+    (text.len() >= SHORTEST && !text.starts_with('-')).then(|| Secret::new(text))
+}
+
 async fn read(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     let mut res = Vec::new();
     if let Some(pipe) = pipe {

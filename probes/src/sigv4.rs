@@ -170,8 +170,9 @@ fn signed_headers(request: &Request) -> BTreeMap<String, String> {
     let host = &request.url[Position::BeforeHost..Position::AfterPort];
     let mut res = BTreeMap::from([("host".to_owned(), host.to_owned())]);
     for name in request.headers.keys() {
-        let is_signed =
-            *name == header::HOST || *name == header::CONTENT_TYPE || name.as_str().starts_with("x-amz-");
+        let is_signed = *name == header::HOST
+            || *name == header::CONTENT_TYPE
+            || name.as_str().starts_with("x-amz-");
         if is_signed {
             let values = request.headers.get_all(name).iter();
             let values: Vec<String> = values
@@ -421,7 +422,10 @@ mod tests {
             ("a", "k", Some("M4RK3R ü"), "session token"),
         ] {
             let message = refused(access, key, token).unwrap();
-            assert!(message.starts_with(&format!("the {what} has ")), "{message}");
+            assert!(
+                message.starts_with(&format!("the {what} has ")),
+                "{message}"
+            );
             assert!(!message.contains("M4RK3R"));
         }
     }

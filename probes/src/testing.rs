@@ -101,6 +101,13 @@ pub(crate) fn build_or_say(ty: &str, spec: &str) -> Result<Arc<dyn Probe>, Strin
     })
 }
 
+/// Expects a definition to be refused, for this first of all.
+#[track_caller]
+pub(crate) fn check_refused(res: Result<Arc<dyn Probe>, Vec<Invalid>>, expected: &str) {
+    let mistakes = res.err().unwrap_or_else(|| panic!("accepted: {expected}"));
+    assert_eq!(mistakes[0].message, expected);
+}
+
 /// What a type makes of a `spec`.
 pub(crate) fn with_access<T>(ty: &str, spec: &str, make: impl FnOnce(&Access<'_>) -> T) -> T {
     let loaded = load(Trust::Local, ty, spec, &[]);

@@ -104,6 +104,7 @@ macro_rules! types {
 // Not by the macro: rustfmt finds only what is declared plainly.
 #[cfg(feature = "amqp")]
 mod amqp;
+mod aws;
 mod elastic;
 mod gcp;
 mod http;
@@ -126,6 +127,7 @@ mod webhook;
 
 types! {
     amqp "amqp" => Amqp, "amqp", ["rabbitmq"], ["amqp", "amqps"];
+    aws => Aws, "aws", [], [];
 
     gcp => Gcp, "gcp", ["google_cloud"], [];
 

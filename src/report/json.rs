@@ -67,6 +67,8 @@ pub struct Connection<'a> {
     tls: Option<Tls<'a>>,
     endpoint: Option<&'a str>,
     server: Option<&'a str>,
+    /// Whom the server takes us for, where that is no secret.
+    identity: Option<&'a str>,
     credential_expiry: Option<String>,
     /// The hosts that failed before the one that is up.
     failed_before: &'a [String],
@@ -113,6 +115,7 @@ impl<'a> From<&'a Entry> for Connection<'a> {
             phases,
             tls,
             server,
+            identity,
             http_status: _,
             credential_expiry,
             failed_before,
@@ -143,6 +146,7 @@ impl<'a> From<&'a Entry> for Connection<'a> {
             }),
             endpoint: entry.endpoint.as_deref(),
             server: server.as_deref(),
+            identity: identity.as_deref(),
             credential_expiry: credential_expiry.as_ref().map(Timestamp::to_string),
             failed_before,
         }

@@ -30,6 +30,9 @@ pub fn write(report: &Report, colour: bool, out: &mut dyn Write) -> io::Result<(
     let (on, off) = paint(GREEN);
     for entry in up {
         writeln!(out, "{on}up{off}{:7}{}", "", table.row(entry))?;
+        if let Some(identity) = &entry.outcome.identity {
+            writeln!(out, "{:INDENT$}as {}", "", OneLine(identity))?;
+        }
         for failed in &entry.outcome.failed_before {
             writeln!(out, "{:INDENT$}failed before: {}", "", OneLine(failed))?;
         }

@@ -133,6 +133,7 @@ fn state() -> State {
                 ..TlsFacts::default()
             }),
             server: Some("PostgreSQL 15.18".to_owned()),
+            identity: None,
             http_status: None,
             credential_expiry: None,
             failed_before: Vec::new(),

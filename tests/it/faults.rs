@@ -44,6 +44,18 @@ pub(crate) const TALKS: &[Talk] = &[
         ),
     },
     Talk {
+        type_name: "aws",
+        spec: |at| json!({"type": "aws", "url": format!("http://AKIARIG:secret@{at}")}),
+        spec_with_tls: |at| json!({"type": "aws", "url": format!("https://AKIARIG:secret@{at}")}),
+        before_tls: Vec::new,
+        greeting: None,
+        first: "request",
+        reply: (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n<GetCallerIdentityResponse",
+            "request",
+        ),
+    },
+    Talk {
         type_name: "elastic",
         spec: |at| json!({"type": "elastic", "url": format!("http://probe:secret@{at}")}),
         spec_with_tls: |at| json!({"type": "elastic", "url": format!("https://probe:secret@{at}")}),

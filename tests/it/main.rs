@@ -14,6 +14,7 @@
 )]
 
 mod amqp;
+mod aws;
 mod check;
 mod cli;
 mod daemon;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let trials: Vec<Trial> = [
         amqp::trials(),
+        aws::trials(),
         cli::trials(),
         daemon::trials(),
         dns::trials(),

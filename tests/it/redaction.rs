@@ -54,6 +54,15 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "amqp", "url": format!("amqps://{at}?verify=verify_none"), "username": "probe", "password": MARKER}),
         json!({"type": "amqp", "url": format!("amqp://$(username):$(password)@{at}"), "secretRef": {"name": "whole"}}),
         json!({"type": "amqp", "url": format!("amqp://probe@{at}"), "secretRef": {"name": "single", "key": "password"}}),
+        json!({"type": "aws", "url": format!("http://M4RK3R-id:M4RK3R-secret%2F+@{at}")}),
+        json!({"type": "aws", "url": format!("http://{at}"), "username": "M4RK3R-id", "password": "M4RK3R-secret", "properties": {"sessionToken": "M4RK3R-session"}}),
+        json!({"type": "aws", "url": format!("http://{at}"), "properties": {"accessKey": "M4RK3R-id", "secretKey": "M4RK3R-secret", "assumeRole": {"roleARN": "arn:aws:iam::123456789012:role/a", "externalID": MARKER}}}),
+        json!({"type": "aws", "url": format!("http://{at}"), "secretRef": {"name": "aws"}}),
+        json!({"type": "aws", "url": format!("http://{at}"), "username": "M4RK3R-id", "secretRef": {"name": "single", "key": "token"}}),
+        json!({"type": "aws", "url": format!("http://{at}"), "secretRef": {"name": "aws-files", "key": "keys"}}),
+        json!({"type": "aws", "url": format!("http://{at}"), "secretRef": {"name": "aws-files", "key": "role"}}),
+        json!({"type": "aws", "url": format!("http://{at}"), "secretRef": {"name": "aws-files", "key": "says"}}),
+        json!({"type": "aws", "url": format!("http://{at}"), "secretRef": {"name": "aws-files", "key": "complains"}}),
         json!({"type": "redis", "url": format!("redis://{encoded}:{encoded}@{at}")}),
         json!({"type": "redis", "url": format!("redis://{at}?pass={encoded}&user={encoded}")}),
         json!({"type": "redis", "url": format!("redis://{at}"), "username": "probe", "password": MARKER}),
@@ -167,6 +176,11 @@ fn definitions(at: &str) -> Vec<Value> {
             ),
             kubeconfigs(at),
             secret("google", google(at)),
+            aws_files(),
+            secret(
+                "aws",
+                json!({"AWS_ACCESS_KEY_ID": "M4RK3R-id", "AWS_SECRET_ACCESS_KEY": "M4RK3R-secret", "AWS_SESSION_TOKEN": "M4RK3R-session"}),
+            ),
             secret(
                 "urls",
                 json!({"redis": format!("redis://{encoded}:{encoded}@{at}")}),
@@ -278,6 +292,24 @@ fn google_echo() -> HttpPeer {
     .unwrap()
 }
 
+/// The marker wherever a credentials file may hold a secret, and in what programs say.
+fn aws_files() -> Value {
+    let keys = "aws_access_key_id = M4RK3R-id\naws_secret_access_key = M4RK3R-secret\naws_session_token = M4RK3R-session\n";
+    let given = json!({
+        "Version": 1, "AccessKeyId": "M4RK3R-given", "SecretAccessKey": "M4RK3R-given-secret", "SessionToken": "M4RK3R-given-session",
+    });
+    let role = "role_arn = arn:aws:iam::123456789012:role/a\nsource_profile = b\n";
+    secret(
+        "aws-files",
+        json!({
+            "keys": format!("[default]\n{keys}"),
+            "role": format!("[default]\n{role}external_id = {MARKER}\n[b]\n{keys}"),
+            "says": format!("[default]\ncredential_process = echo '{given}'\n"),
+            "complains": "[default]\ncredential_process = sh -c 'echo no login for $1 >&2; exit 1' sh M4RK3R-argument\n",
+        }),
+    )
+}
+
 fn dsn(at: &str) -> String {
     let (host, port) = at.rsplit_once(':').unwrap();
     let quoted = MARKER.replace('\\', "\\\\").replace('\'', "\\'");
@@ -325,6 +357,10 @@ fn reports_and_logs_and_metrics_say_no_secret() {
             request.header("x-api-key").unwrap_or_default(),
             request.header("x-other").unwrap_or_default()
         );
+        let sent = match request.header("x-amz-security-token") {
+            Some(token) => format!("{sent} {token}"),
+            None => sent,
+        };
         response(
             401,
             &[("Server", &sent), ("WWW-Authenticate", &sent)],
@@ -333,6 +369,17 @@ fn reports_and_logs_and_metrics_say_no_secret() {
     })
     .unwrap();
     let google_echo = google_echo();
+    // As STS does it to a signature that is wrong, and more: the whole request once more.
+    let sts_echo = HttpPeer::start(|request| {
+        let token = request.header("x-amz-security-token").unwrap_or_default();
+        let signed = request.header("authorization").unwrap_or_default();
+        let body = request.body_text().replace('&', "&amp;");
+        let sent = format!(
+            "<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code><Message>{signed} {token} {body}</Message></Error></ErrorResponse>"
+        );
+        response(403, &[("Content-Type", "text/xml")], &sent)
+    })
+    .unwrap();
     let mongodb_echo = MongoPeer::start(|command| {
         let text = match command.get_binary_generic("payload") {
             Ok(payload) => String::from_utf8_lossy(payload).into_owned(),
@@ -375,6 +422,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         greeting_echo.addr().to_string(),
         http_echo.addr().to_string(),
         google_echo.addr().to_string(),
+        sts_echo.addr().to_string(),
         mongodb_echo.addr().to_string(),
         format!("127.0.0.1:{}", mongodb.port()),
         ldap_echo.addr().to_string(),
@@ -464,7 +512,31 @@ fn mistakes_are_told_without_the_value() {
     let cluster = json!({"server": "http://127.0.0.1:1"});
     let gcp = |json: Value| json!({"type": "gcp", "password": json.to_string()});
     let encoded = encoded();
+    let aws = json!({"type": "aws", "username": "AKIARIG", "password": "a"});
     let specs = vec![
+        json!({"type": "aws", "username": MARKER, "password": "a"}),
+        json!({"type": "aws", "username": "AKIARIG", "password": MARKER}),
+        json!({"type": "aws", "username": MARKER}),
+        json!({"type": "aws", "password": MARKER}),
+        json!({"type": "aws", "url": format!("https://[{MARKER}]")}),
+        json!({"type": "aws", "url": format!("https://127.0.0.1:1/?{encoded}={encoded}")}),
+        json!({"type": "aws", "url": format!("https://{encoded}:{encoded}@127.0.0.1:1")}),
+        json!({"type": "aws", "secretRef": {"name": "aws", "key": "line"}}),
+        json!({"type": "aws", "secretRef": {"name": "aws", "key": "section"}}),
+        json!({"type": "aws", "secretRef": {"name": "aws", "key": "half"}}),
+        json!({"type": "aws", "secretRef": {"name": "aws", "key": "role"}}),
+        json!({"type": "aws", "secretRef": {"name": "aws", "key": "source"}}),
+        json!({"type": "aws", "secretRef": {"name": "aws", "key": "program"}}),
+        json!({"type": "aws", "secretRef": {"name": "aws", "key": "region"}}),
+        with(aws.clone(), json!({"properties": {"sessionToken": MARKER}})),
+        with(aws.clone(), json!({"properties": {"secretKey": MARKER}})),
+        with(aws.clone(), json!({"properties": {"region": MARKER}})),
+        with(aws.clone(), json!({"properties": {"endpoint": MARKER}})),
+        with(aws.clone(), json!({"properties": {"assumeRole": MARKER}})),
+        with(
+            aws,
+            json!({"properties": {"assumeRole": {"roleARN": MARKER, "externalID": MARKER}}}),
+        ),
         json!({"type": "amqp", "url": format!("amqp://probe:{MARKER}@127.0.0.1")}),
         json!({"type": "amqp", "url": format!("amqp://:{encoded}@127.0.0.1:99999")}),
         json!({"type": "amqp", "url": format!("amqp://{encoded}@127.0.0.1/a")}),
@@ -671,6 +743,19 @@ fn mistakes_are_told_without_the_value() {
         .map(|(index, spec)| document(&format!("c{index}"), spec))
         .collect();
     documents.push(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bad"}, "data": {"password": MARKER}}));
+    let role = "role_arn = arn:aws:iam::123456789012:role/a";
+    documents.push(secret(
+        "aws",
+        json!({
+            "line": MARKER,
+            "section": format!("[{MARKER}"),
+            "half": "[default]\naws_access_key_id = M4RK3R-id",
+            "role": format!("[default]\nrole_arn = {MARKER}\ncredential_source = Environment"),
+            "source": format!("[default]\n{role}\nsource_profile = {MARKER}"),
+            "program": "[default]\ncredential_process = 'M4RK3R",
+            "region": format!("[default]\naws_access_key_id = M4RK3R-id\naws_secret_access_key = M4RK3R-secret\nregion = {MARKER}"),
+        }),
+    ));
     documents.push(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "worse"}, "stringData": MARKER}));
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("a.yaml"), &documents);

@@ -1094,7 +1094,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        LONG, Peer, Script, answer, build, build_partly, build_remote, hold, ok, quoted, run,
+        LONG, Peer, Script, answer, build, build_partly, build_remote, check_refused, hold, ok,
+        quoted, run,
     };
 
     const CLUSTER: &str = "server: 'https://k8s.test:6443'";
@@ -1150,12 +1151,6 @@ mod tests {
         );
         let spec = format!("{KEYED}\nurl: 'ftp://h.test'");
         assert!(build_partly("kubernetes", &spec).is_err());
-    }
-
-    #[track_caller]
-    fn check_refused(res: Result<std::sync::Arc<dyn crate::Probe>, Vec<Invalid>>, expected: &str) {
-        let mistakes = res.err().unwrap_or_else(|| panic!("accepted: {expected}"));
-        assert_eq!(mistakes[0].message, expected);
     }
 
     #[test]

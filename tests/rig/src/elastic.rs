@@ -9,19 +9,14 @@
 //!
 //! So the cluster is yellow. [`ElasticKind::Empty`] has no index and is green.
 
-use std::{
-    io::Write,
-    net::{Ipv4Addr, TcpStream},
-    path::Path,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use tempfile::TempDir;
 
 use crate::{
     PASSWORD,
     error::{Error, Result},
-    ports,
+    http, ports,
     process::{Process, Spec},
     python,
     rig::{Kind, Rig, Server},
@@ -120,16 +115,8 @@ impl Elastic {
 
     /// One request; an answer that is no 200 is an error.
     pub fn request(&self, method: &str, path: &str, body: &str) -> Result<String> {
-        let ask = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            write!(
-                stream,
-                "{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            )?;
-            std::io::read_to_string(stream)
-        };
+        let headers = [("Content-Type", "application/json")];
+        let ask = || http::ask(self.port, method, path, &headers, body);
         let name = self.process.name();
         let reply = ask().map_err(Error::doing(format!("{name}: {method} {path}")))?;
         match reply.split_once(" 200 OK\r\n") {

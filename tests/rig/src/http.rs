@@ -1,8 +1,8 @@
 //! HTTP peers of our own, for answers that a real server would never give, and an OAuth2 token endpoint.
 
 use std::{
-    io::{Read, Write},
-    net::SocketAddr,
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -116,6 +116,38 @@ impl HttpPeer {
     pub fn everybody_left(&self, within: Duration) -> bool {
         self.acceptor.wait(within, |acceptor| acceptor.open() == 0)
     }
+}
+
+/// One request to a server of this machine, and the whole of its answer as text.
+pub fn ask(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let headers: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+    )?;
+    io::read_to_string(stream)
+}
+
+/// A text as a value of a form.
+pub(crate) fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
 }
 
 /// A complete response with `Content-Length`.

@@ -28,7 +28,9 @@ pub mod idp;
 pub mod install;
 pub mod ldap;
 pub mod mariadb;
+pub mod metadata;
 pub mod mongodb;
+pub mod moto;
 pub mod mssql;
 pub mod mysql8;
 pub mod nginx;
@@ -65,7 +67,9 @@ pub use crate::{
     http::{HttpPeer, TokenServer},
     idp::{AppCertificate, Idp, IdpKind},
     mariadb::{MariaDb, MariaDbKind},
+    metadata::{AwsMetadata, MetadataMood},
     mongodb::MongoPeer,
+    moto::{AccessKey, Moto, MotoKind},
     mssql::{Mssql, MssqlKind},
     mysql8::Mysql8,
     nginx::{Nginx, NginxKind},

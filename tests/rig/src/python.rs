@@ -8,11 +8,13 @@ use crate::{
 };
 
 /// Who judges our exposition; the server that speaks MongoDB's wire protocol, which brings MongoDB's own driver
-/// along (`pymongo`), by which it is told what to do; and the one that answers like OpenSearch.
+/// along (`pymongo`), by which it is told what to do; the one that answers like OpenSearch; and the one that
+/// answers like AWS.
 const PACKAGES: &[&str] = &[
     "prometheus_client==0.26.0",
     "SecantusDB==0.7.0b3",
     "osmem-server==0.1.6",
+    "moto[server]==5.2.5",
 ];
 
 /// Makes the venv, unless it is there with all that is wanted. Says whether it had to.

@@ -81,7 +81,12 @@ pub struct Front {
 impl Front {
     /// Shows `certified`, and hands on to `port` of 127.0.0.1.
     pub fn start(certified: &Certified, port: u16) -> Result<Front> {
-        let config = Arc::new(server_config(certified)?);
+        Front::with(server_config(certified)?, port)
+    }
+
+    /// The same as whatever server.
+    pub fn with(config: ServerConfig, port: u16) -> Result<Front> {
+        let config = Arc::new(config);
         let behind = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let acceptor = Acceptor::start("TLS front", ANY, move |client, _| {
             // An error here is one of the two leaving, or a client that dislikes the certificate.

@@ -12,6 +12,8 @@ use conncheck_config::{Secret, read_one};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::program::secret_in;
+
 /// The parts of a kubeconfig that one context names.
 #[derive(Debug, Default)]
 pub(super) struct Kubeconfig {
@@ -123,27 +125,15 @@ pub(super) struct Variable {
 }
 
 impl Exec {
-    /// What its environment and its arguments may hold: a client secret, say. Not the names of flags,
-    /// nor short words, which would make a riddle of every message.
+    /// What its environment and its arguments may hold.
     pub(super) fn secrets(&self) -> Vec<Secret> {
-        const SHORTEST: usize = 6;
         let values = self
             .env
             .iter()
             .flatten()
             .filter_map(|env| env.value.as_ref());
-        let arguments = self.args.iter().flatten();
-        let texts = values.map(Secret::expose).chain(arguments.map(|text| {
-            match text.expose().split_once('=') {
-                Some((flag, value)) if flag.starts_with('-') => value,
-                _ => text.expose(),
-            }
-        }));
-        texts
-            .map(str::trim)
-            .filter(|text| text.len() >= SHORTEST && !text.starts_with('-'))
-            .map(Secret::new)
-            .collect()
+        let texts = values.chain(self.args.iter().flatten());
+        texts.filter_map(|text| secret_in(text.expose())).collect()
     }
 }
 

@@ -11,8 +11,8 @@ use std::{
 
 use conncheck_rig::{
     ApiServer, ApiServerKind, BlackHole, Elastic, ElasticKind, Error, Idp, IdpKind, MariaDbKind,
-    MssqlKind, NginxKind, PASSWORD, Postgres, PrometheusKind, Result, Rig, SecantusKind, SlapdKind,
-    TokenServer,
+    Moto, MotoKind, MssqlKind, NginxKind, PASSWORD, Postgres, PrometheusKind, Result, Rig,
+    SecantusKind, SlapdKind, TokenServer,
     faults::{Refused, refused_on},
     ports,
     process::Spec,
@@ -69,6 +69,7 @@ const EXPECTED: &[Expected] = &[
     up("outgoing-mail"),
     up("cloud-project"),
     up("cloud-login"),
+    up("shop-account"),
     down("billing-db", "auth", Some("auth"), Some("28P01")),
     down("recommendations", "auth", Some("auth"), Some("18")),
     down("reporting-db", "connect_refused", Some("connect"), None),
@@ -94,6 +95,18 @@ const EXPECTED: &[Expected] = &[
         "permission",
         Some("request"),
         Some("SERVICE_DISABLED"),
+    ),
+    down(
+        "photo-account",
+        "auth",
+        Some("request"),
+        Some("SignatureDoesNotMatch"),
+    ),
+    down(
+        "backup-account",
+        "permission",
+        Some("auth"),
+        Some("AccessDenied"),
     ),
     down("alert-mail", "tls_other", Some("tls"), None),
     down("chat-hook", "not_found", Some("request"), Some("410")),
@@ -136,7 +149,11 @@ impl Stage {
         let rig = Rig::shared();
         thread::scope(|scope| {
             let secantus = scope.spawn(|| rig.get(SecantusKind::Tls).map(drop));
+            let moto = scope.spawn(|| rig.get(MotoKind::Main).map(drop));
             rig.start_all()?;
+            moto.join()
+                .unwrap_or_else(|_| panic!("starting moto panicked"))
+                .map_err(Error::from)?;
             secantus
                 .join()
                 .unwrap_or_else(|_| panic!("starting SecantusDB panicked"))
@@ -258,6 +275,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@google_old_key@", idp.stale_account_key(Idp::ACCOUNT)),
         ("@google_login@", idp.user_file(Idp::USER_REFRESH_TOKEN)),
     ];
+    let moto = rig.get(MotoKind::Main)?;
     let authority: Vec<String> = rig
         .pki()
         .ca
@@ -292,6 +310,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@stopped@", stopped.port()),
         ("@without_etcd@", without_etcd.port()),
         ("@idp@", idp.port()),
+        ("@aws@", moto.fronts().good.port()),
     ] {
         yaml = yaml.replace(name, &port.to_string());
     }
@@ -303,6 +322,11 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         .replace("@elastic_key@", Elastic::API_KEY)
         .replace("@kubeconfig@", &cluster.kubeconfig(rig.pki(), &user))
         .replace("@token@", ApiServer::TOKEN)
+        .replace("@access_key@", &moto.user().id)
+        .replace("@secret_key@", &moto.user().secret)
+        .replace("@access_key_of_outcast@", &moto.outcast().id)
+        .replace("@secret_key_of_outcast@", &moto.outcast().secret)
+        .replace("@role@", &Moto::role("auditor"))
         .replace("@oauth_secret@", TokenServer::CLIENT_SECRET);
     Ok(yaml.replace("@ca@", &authority.join("\n")))
 }
