@@ -21,11 +21,11 @@ use crate::cause::Cause;
 use crate::http::target;
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid};
-use crate::program::{Program, secret_in};
+use crate::program::{Program, secret_in, words};
 use crate::sigv4::Keys;
 
 use self::metadata::{Container, Instance, of_program};
-use self::profile::{Flavour, Login, Mistake, Profiles, Source, words};
+use self::profile::{Flavour, Login, Mistake, Profiles, Source};
 
 pub(crate) use self::sts::{Sts, Talk};
 

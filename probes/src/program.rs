@@ -145,6 +145,41 @@ pub(crate) fn secret_in(argument: &str) -> Option<Secret> {
     (text.len() >= SHORTEST && !text.starts_with('-')).then(|| Secret::new(text))
 }
 
+/// A command line as words: blanks part them, unless quoted. No shell reads it.
+pub(crate) fn words(command: &str) -> Result<Vec<String>, &'static str> {
+    let mut res = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut chars = command.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (Some(end), c) if c == end => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None | Some('"'), '\\') => {
+                let c = chars.next().ok_or("it ends with a `\\`")?;
+                // Within quotes it stands before a quote or another one of itself only.
+                if quote.is_some() && !matches!(c, '"' | '\\') {
+                    word.get_or_insert_default().push('\\');
+                }
+                word.get_or_insert_default().push(c);
+            }
+            (None, c) if c.is_whitespace() => res.extend(word.take()),
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    if quote.is_some() {
+        return Err("a quote in it is not closed");
+    }
+    res.extend(word);
+    match res.is_empty() {
+        true => Err("it is empty"),
+        false => Ok(res),
+    }
+}
+
 async fn read(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     let mut res = Vec::new();
     if let Some(pipe) = pipe {
@@ -304,6 +339,23 @@ mod tests {
         let text = std::fs::read_to_string(&pids).unwrap();
         for pid in text.split_whitespace() {
             is_gone(pid).await;
+        }
+    }
+
+    #[test]
+    fn a_command_is_words() {
+        for (command, expected) in [
+            ("a b  c", vec!["a", "b", "c"]),
+            (
+                r#""/a b/c" --x 'y "z"' """#,
+                vec!["/a b/c", "--x", "y \"z\"", ""],
+            ),
+            (r#"a\ b "c\"d\e""#, vec!["a b", r#"c"d\e"#]),
+        ] {
+            assert_eq!(words(command).unwrap(), expected);
+        }
+        for command in ["", "  ", "'a", "\"a", "a\\"] {
+            assert!(words(command).is_err(), "{command}");
         }
     }
 }

@@ -165,14 +165,15 @@ fn sendable(value: &str) -> Result<HeaderValue, Cause> {
     Ok(value)
 }
 
-/// The host, what the body is, and everything of AWS' own.
+/// The host, what the body is, and everything of AWS' own, and of Google's, who reads such signatures too.
 fn signed_headers(request: &Request) -> BTreeMap<String, String> {
     let host = &request.url[Position::BeforeHost..Position::AfterPort];
     let mut res = BTreeMap::from([("host".to_owned(), host.to_owned())]);
     for name in request.headers.keys() {
         let is_signed = *name == header::HOST
             || *name == header::CONTENT_TYPE
-            || name.as_str().starts_with("x-amz-");
+            || name.as_str().starts_with("x-amz-")
+            || name.as_str().starts_with("x-goog-");
         if is_signed {
             let values = request.headers.get_all(name).iter();
             let values: Vec<String> = values

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use conncheck_config::{Documents, Secret};
 use conncheck_probes::{Files, Outcome, ResolverChoice};
+use conncheck_rig::dns::{Answer, DnsServer};
 use conncheck_rig::faults::{self, Peer};
 use conncheck_rig::http::{HttpPeer, response};
 use conncheck_rig::{Certified, Idp, IdpKind, Rig, Shown, need};
@@ -27,6 +28,7 @@ crate::trials![
     a_token_of_a_file_is_exchanged,
     a_token_of_a_url_is_exchanged,
     a_token_of_a_program_is_exchanged,
+    an_aws_identity_is_exchanged,
     an_exchanged_token_becomes_a_service_account_s,
     an_account_is_impersonated,
     a_machine_of_google_s_has_its_token,
@@ -36,6 +38,7 @@ crate::trials![
     why_a_login_is_refused,
     why_another_s_token_is_refused,
     a_chain_that_finds_nothing_names_each_link,
+    where_nobody_knows_the_metadata_server_this_is_no_machine_of_google_s,
     what_is_no_metadata_server,
     every_fault_of_a_certificate,
     what_the_definition_says_of_tls_holds_everywhere,
@@ -149,6 +152,7 @@ fn a_service_account_s_key() {
     );
     assert_eq!(outcome.http_status, Some(200));
     assert_eq!(outcome.credential_expiry, None, "a key has no end");
+    assert_eq!(outcome.identity.as_deref(), Some(Idp::ACCOUNT));
     let tls = outcome.tls.expect("recorded");
     assert!(tls.verified);
     let pki = Rig::shared().pki();
@@ -264,6 +268,41 @@ fn a_token_of_a_program_is_exchanged() {
         says(r#"echo "{\"version\":1,\"success\":false,\"code\":\"E1\",\"message\":\"ask IT\"}""#);
     assert_down(&outcome, "auth", "auth", "E1");
     assert_down(&says("echo"), "protocol", "auth", "");
+}
+
+fn an_aws_identity_is_exchanged() {
+    let idp = main();
+    let mut credential = idp.federation_file(&json!({
+        "environment_id": "aws1",
+        "region_url": "http://169.254.169.254/latest/meta-data/placement/availability-zone",
+        "url": "http://169.254.169.254/latest/meta-data/iam/security-credentials",
+        "regional_cred_verification_url":
+            "https://sts.{region}.amazonaws.com?Action=GetCallerIdentity&Version=2011-06-15",
+    }));
+    credential["subject_token_type"] = "urn:ietf:params:aws:token-type:aws4_request".into();
+    // The metadata service that the credential names is not asked: the environment has keys.
+    let with_keys = |secret: &str| {
+        Machine::default()
+            .with("AWS_REGION", "eu-west-1")
+            .with("AWS_ACCESS_KEY_ID", Idp::AWS_ACCESS_KEY)
+            .with("AWS_SECRET_ACCESS_KEY", secret)
+    };
+    let machine = with_keys(Idp::AWS_SECRET_KEY);
+    let outcome = machine.attempt(&by(&idp, &credential));
+    is_up(&outcome);
+    assert_eq!(outcome.credential_expiry, None);
+    let spec = with_properties(by(&idp, &credential), json!({"project": Idp::PROJECT}));
+    is_up(&machine.attempt(&spec));
+    let outcome = with_keys("wrong").attempt(&by(&idp, &credential));
+    assert_down(&outcome, "auth", "auth", "invalid_grant");
+    assert!(
+        hint(&outcome).contains("AWS does not know the keys"),
+        "{outcome:#?}"
+    );
+    let nobody = Machine::default().with("AWS_EC2_METADATA_DISABLED", "true");
+    let outcome = nobody.attempt(&by(&idp, &credential));
+    let failure = outcome.result.as_ref().unwrap_err();
+    assert_eq!(failure.reason.as_str(), "secret", "{outcome:#?}");
 }
 
 fn an_exchanged_token_becomes_a_service_account_s() {
@@ -539,6 +578,36 @@ fn a_chain_that_finds_nothing_names_each_link() {
         "{outcome:#?}"
     );
     assert!(silent.everybody_left(Duration::from_secs(2)));
+}
+
+/// Only our own name server is asked for it, which knows nothing.
+fn where_nobody_knows_the_metadata_server_this_is_no_machine_of_google_s() {
+    let attempt = |server: &DnsServer| {
+        let probe = probe_on(
+            &Machine::default(),
+            &Documents::default(),
+            &json!({"type": "gcp"}),
+        );
+        let resolver = ResolverChoice::Servers(vec![server.addr()]);
+        run(TIMEOUT, &resolver, &probe)
+    };
+    let outcome = attempt(&DnsServer::start().unwrap());
+    assert_down(&outcome, "secret", "resolve", "NXDOMAIN");
+    let said = message(&outcome);
+    assert!(said.starts_with("there is no credential: "), "{said}");
+    assert!(said.contains("`metadata.google.internal"), "{said}");
+    // A name server that is silent is given up before all of the time is gone.
+    let silent = DnsServer::start()
+        .unwrap()
+        .with("metadata.google.internal", Answer::Silence);
+    let outcome = attempt(&silent);
+    assert_down(&outcome, "timeout", "resolve", "");
+    let said = message(&outcome);
+    assert!(
+        said.contains("`GOOGLE_APPLICATION_CREDENTIALS` is not set"),
+        "{said}"
+    );
+    assert!(outcome.duration < TIMEOUT, "{outcome:#?}");
 }
 
 fn what_is_no_metadata_server() {

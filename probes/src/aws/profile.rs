@@ -353,46 +353,12 @@ fn without_comment(value: &str) -> &str {
     }
 }
 
-/// A command line as words: blanks part them, unless quoted. No shell reads it.
-pub(super) fn words(command: &str) -> Result<Vec<String>, &'static str> {
-    let mut res = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    let mut chars = command.chars();
-    while let Some(c) = chars.next() {
-        match (quote, c) {
-            (Some(end), c) if c == end => quote = None,
-            (None, '\'' | '"') => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            (None | Some('"'), '\\') => {
-                let c = chars.next().ok_or("it ends with a `\\`")?;
-                // Within quotes it stands before a quote or another one of itself only.
-                if quote.is_some() && !matches!(c, '"' | '\\') {
-                    word.get_or_insert_default().push('\\');
-                }
-                word.get_or_insert_default().push(c);
-            }
-            (None, c) if c.is_whitespace() => res.extend(word.take()),
-            (_, c) => word.get_or_insert_default().push(c),
-        }
-    }
-    if quote.is_some() {
-        return Err("a quote in it is not closed");
-    }
-    res.extend(word);
-    match res.is_empty() {
-        true => Err("it is empty"),
-        false => Ok(res),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::program::words;
 
     fn read(text: &str, flavour: Flavour) -> Result<Profiles, Mistake> {
         Profiles::read(&Secret::new(text), "the file", flavour)
@@ -550,23 +516,6 @@ mod tests {
             ["b", "c", "d"].map(|name| both.has(name)),
             [true, false, true]
         );
-    }
-
-    #[test]
-    fn a_command_is_words() {
-        for (command, expected) in [
-            ("a b  c", vec!["a", "b", "c"]),
-            (
-                r#""/a b/c" --x 'y "z"' """#,
-                vec!["/a b/c", "--x", "y \"z\"", ""],
-            ),
-            (r#"a\ b "c\"d\e""#, vec!["a b", r#"c"d\e"#]),
-        ] {
-            assert_eq!(words(command).unwrap(), expected);
-        }
-        for command in ["", "  ", "'a", "\"a", "a\\"] {
-            assert!(words(command).is_err(), "{command}");
-        }
     }
 
     proptest! {

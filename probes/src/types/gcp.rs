@@ -5,7 +5,7 @@
 //! that project. Says nothing about what else the credential is allowed to do.
 //!
 //! Getting the token is `auth` (and `resolve`, `connect`, `tls` of the servers that are asked for it);
-//! showing it is `request`. Whom Google sees in us is not reported: the name may come from a secret.
+//! showing it is `request`. Whom Google sees in us is reported where `tokeninfo` tells.
 //!
 //! `tokeninfo` knows no token of a workforce or workload identity federation that was not exchanged for
 //! one of a service account: without a `project` it is Google's exchange of it that proves such a
@@ -34,6 +34,7 @@ use crate::http::{Client, Conversation, Request, Response, below, endpoint_of, t
 use crate::login::Scope;
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
+use crate::tls::TlsOptions;
 
 use self::credentials::{Credential, GOOGLE, Given};
 use self::source::{Shown, Token};
@@ -87,10 +88,13 @@ impl ProbeType for Gcp {
                 .invalid(Field::Username, "a `username` means nothing here")
                 .hint("the credential's JSON says who we are: leave `username` out"));
         }
+        let tls = access.tls_options(settings.insecure_skip_verify, settings.server_name);
         // What a secret brings is judged when it is there.
         let credential = match resolved.is_partial {
             true => None,
-            false => Some(Given::find(&access, settings.credentials)?.read(&access)?),
+            false => {
+                Some(Given::find(&access, settings.credentials)?.read(&access, &elsewhere(&tls))?)
+            }
         };
         let universe = credential.as_ref().map_or(GOOGLE, |known| &known.universe);
         let base = match &resolved.url {
@@ -110,7 +114,6 @@ impl ProbeType for Gcp {
                     .map_err(|_| invalid("`universe_domain` of the credential is not a domain"))?
             }
         };
-        let tls = access.tls_options(settings.insecure_skip_verify, settings.server_name);
         Ok(Self {
             client: Client::new(&access, &base, tls)?,
             base,
@@ -148,8 +151,11 @@ impl ProbeType for Gcp {
             (None, Shown::ToTokeninfo) => {
                 let request = self.tokeninfo_request(&token);
                 let response = ask(attempt, &mut google, request).await?;
-                judge_tokeninfo(&response, credential)
+                let email = judge_tokeninfo(&response, credential)
                     .map_err(|cause| cause.in_phase(Phase::Request))?;
+                if let Some(email) = email {
+                    attempt.identity(email);
+                }
             }
             (None, Shown::ToNobody) => {}
         }
@@ -195,6 +201,16 @@ impl Gcp {
     }
 }
 
+/// What of it holds for all servers.
+fn elsewhere(tls: &TlsOptions) -> TlsOptions {
+    TlsOptions {
+        client_cert: None,
+        client_key: None,
+        server_name: None,
+        ..tls.clone()
+    }
+}
+
 fn not_sendable(error: &str) -> Cause {
     Cause::new(
         Reason::Internal,
@@ -213,7 +229,8 @@ async fn ask(
     Ok(response)
 }
 
-fn judge_tokeninfo(response: &Response, credential: &Credential) -> Result<(), Cause> {
+/// Whom it takes us for, where it says so.
+fn judge_tokeninfo(response: &Response, credential: &Credential) -> Result<Option<String>, Cause> {
     let expected = "to be told of the token (`tokeninfo`)";
     if response.status != StatusCode::OK {
         let cause = answer::refused(response, expected);
@@ -231,8 +248,9 @@ fn judge_tokeninfo(response: &Response, credential: &Credential) -> Result<(), C
     let is_info = ["expires_in", "exp", "aud", "azp", "scope"]
         .iter()
         .any(|name| info.get(name).is_some());
+    let email = info.get("email").and_then(Value::as_str);
     match is_info {
-        true => Ok(()),
+        true => Ok(email.map(str::to_owned)),
         false => Err(another_kind(response, expected)),
     }
 }
@@ -1263,6 +1281,18 @@ mod tests {
             "secret in - (-): there is no credential: `GOOGLE_APPLICATION_CREDENTIALS` is not set; \
              neither `CLOUDSDK_CONFIG` nor `HOME` is set; `NO_GCE_CHECK` says to ask no metadata server"
         );
+        for host in ["http://127.0.0.1:1", "127.0.0.1:x", "a@b", "a/b"] {
+            let outcome = Machine::default()
+                .variable("GCE_METADATA_HOST", host)
+                .by_default("")
+                .await;
+            let said = summary(&outcome);
+            assert!(said.starts_with("secret in - (-): "), "{said}");
+            assert!(
+                said.ends_with("is not of the form `host` or `host:port`"),
+                "{said}"
+            );
+        }
         // What is named and is not there is not looked for elsewhere.
         let outcome = Machine::default()
             .variable(CHOSEN, "/no/such.json")
@@ -1345,6 +1375,7 @@ mod tests {
             json!({"file": "/var/run/secrets/kubernetes.io/serviceaccount/token"}),
             json!({"url": "http://169.254.169.254/metadata/identity"}),
             json!({"executable": {"command": "/bin/id"}}),
+            json!({"environment_id": "aws1", "regional_cred_verification_url": "https://a.test"}),
         ] {
             let error = remote(&federated("https://h.test", source)).err().unwrap();
             assert!(error.contains("came from the Kubernetes API"), "{error}");
@@ -1510,9 +1541,24 @@ mod tests {
                 "",
             ),
             (
+                source(json!({"environment_id": "aws2"})),
+                "`environment_id` of `credential_source` is not `aws1`",
+                "create-cred-config",
+            ),
+            (
                 source(json!({"environment_id": "aws1"})),
-                "the credential federates an AWS identity (`environment_id`)",
-                "a service account's key",
+                "`credential_source` of the credential has no `regional_cred_verification_url`",
+                "",
+            ),
+            (
+                source(json!({"environment_id": "aws1", "url": "http://s3cret.test/"})),
+                "`url` of `credential_source` is not at the metadata service of AWS",
+                "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+            ),
+            (
+                source(json!({"environment_id": "aws1", "regional_cred_verification_url": "s3cret"})),
+                "`regional_cred_verification_url` of `credential_source` is not a URL",
+                "",
             ),
             (
                 source(json!({"certificate": {}})),
@@ -1541,7 +1587,7 @@ mod tests {
             ),
             (
                 source(json!({"executable": {"command": "a 'b"}})),
-                "`command` of the credential's `executable` has a quote that does not end",
+                "bad `command` of the credential's `executable`: a quote in it is not closed",
                 "",
             ),
             (

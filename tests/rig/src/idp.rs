@@ -195,6 +195,9 @@ impl Idp {
     pub const USER_REFRESH_TOKEN: &str = "1//rig-refresh-token";
     /// Its organisation wants a login anew.
     pub const USER_TOO_OLD_TOKEN: &str = "1//rig-too-old-token";
+    /// Keys of AWS, whose requests the pool's provider takes.
+    pub const AWS_ACCESS_KEY: &str = "AKIARIGRIGRIGRIGRIG1";
+    pub const AWS_SECRET_KEY: &str = "rig/aws+secret";
     /// The provider of a workload identity pool.
     pub const POOL: &str = "//iam.googleapis.com/projects/100000000001/locations/global/workloadIdentityPools/rig/providers/cluster";
     /// What it wants as audience of a [`Idp::federated_token`].
@@ -424,6 +427,10 @@ impl Keys {
                     "clientId": Idp::USER_CLIENT_ID, "clientSecret": Idp::USER_CLIENT_SECRET,
                     "refreshToken": Idp::USER_REFRESH_TOKEN,
                     "tooOldToken": Idp::USER_TOO_OLD_TOKEN, "email": "somebody@rig.test",
+                },
+                "aws": {
+                    "accessKey": Idp::AWS_ACCESS_KEY, "secretKey": Idp::AWS_SECRET_KEY,
+                    "arn": "arn:aws:iam::123456789012:user/probe",
                 },
                 "pool": {
                     "audience": Idp::POOL, "issuer": CLUSTER, "subject": Idp::SUBJECT,

@@ -219,6 +219,9 @@ fn by_federation(said: &str, expiry: Option<Timestamp>) -> Cow<'static, str> {
         )
         .into();
     }
+    if has("AWS response") {
+        return "AWS does not know the keys by which the request was signed, or they have ended: is the AWS identity of this machine the right one?".into();
+    }
     if has("attribute condition") || has("attribute-condition") {
         return "the provider's attribute condition refuses the token: `gcloud iam workload-identity-pools providers describe` shows it".into();
     }

@@ -15,16 +15,18 @@ use serde_json::{Map, Value};
 use url::{Url, form_urlencoded};
 
 use crate::address::{Mistake, mistake};
+use crate::aws::{self, Identity};
 use crate::cause::Cause;
 use crate::http::target;
 use crate::jwt::SigningKey;
 use crate::login::{basic, encoded, expiry_of};
 use crate::outcome::Reason;
 use crate::probe::{Access, Invalid};
-use crate::program::Program;
+use crate::program::{Program, secret_in, words};
+use crate::tls::TlsOptions;
 
 use super::source::{
-    Federated, Impersonation, Metadata, RefreshToken, ServiceAccount, Source, SubjectToken,
+    Federated, Impersonation, Metadata, OfAws, RefreshToken, ServiceAccount, Source, SubjectToken,
     TokenFormat,
 };
 
@@ -87,23 +89,23 @@ impl Given {
         }
     }
 
-    pub(super) fn read(self, access: &Access<'_>) -> Result<Credential, Invalid> {
+    pub(super) fn read(self, access: &Access<'_>, tls: &TlsOptions) -> Result<Credential, Invalid> {
         let (field, text) = match self {
             Self::Json(field, text) => (field, text.trimmed()),
-            Self::Nothing => return application_default(access),
+            Self::Nothing => return application_default(access, tls),
         };
         let is_path = text.expose().starts_with('/') && text.expose().lines().count() == 1;
         let text = match is_path {
             true => access.file(field, text.expose())?,
             false => text,
         };
-        Reader { access, field }.credential(&text)
+        Reader { access, tls, field }.credential(&text)
     }
 }
 
 /// Where Google's clients look if nobody tells them. What is wrong there is not the definition's
 /// mistake: the next attempt may find it put right.
-fn application_default(access: &Access<'_>) -> Result<Credential, Invalid> {
+fn application_default(access: &Access<'_>, tls: &TlsOptions) -> Result<Credential, Invalid> {
     if access.resolved().trust == Trust::Remote {
         return Err(access
             .invalid(
@@ -118,7 +120,7 @@ fn application_default(access: &Access<'_>) -> Result<Credential, Invalid> {
     };
     let read = |path: &str, why: &str, text: Result<Secret, Invalid>| -> Credential {
         let field = Field::Type;
-        let read = text.and_then(|text| Reader { access, field }.credential(&text));
+        let read = text.and_then(|text| Reader { access, tls, field }.credential(&text));
         read.unwrap_or_else(|invalid| {
             let message = format!("{why} `{path}`: {}", invalid.message);
             let cause = Cause::new(Reason::Secret, message);
@@ -160,9 +162,9 @@ fn application_default(access: &Access<'_>) -> Result<Credential, Invalid> {
         None => ("metadata.google.internal".to_owned(), false),
     };
     let url = match target(&format!("http://{host}/")) {
-        Ok((_, url)) => url,
-        Err(error) => {
-            links.push(format!("`GCE_METADATA_HOST` is not `host:port`: {error}"));
+        Ok((_, url)) if !host.contains(['/', '@', '?', '#']) => url,
+        _ => {
+            links.push("`GCE_METADATA_HOST` is not of the form `host` or `host:port`".to_owned());
             return Ok(Credential::absent(nowhere(&links)));
         }
     };
@@ -208,6 +210,7 @@ impl Credential {
 /// Reads the JSON of one credential.
 struct Reader<'a> {
     access: &'a Access<'a>,
+    tls: &'a TlsOptions,
     /// Where it stands.
     field: Field,
 }
@@ -366,10 +369,16 @@ impl Reader<'_> {
         let account = impersonation.as_ref().and_then(impersonated_account);
         let (subject, expiry) =
             self.subject_token(fields, &audience, &token_type, account.as_deref())?;
-        let file = match &subject {
-            SubjectToken::File { token: Ok(token) } => Some(token.clone()),
-            _ => None,
-        };
+        let mut secrets = Vec::new();
+        let mut file = None;
+        match &subject {
+            SubjectToken::File { token: Ok(token) } => file = Some(token.clone()),
+            SubjectToken::Program { program, .. } => {
+                secrets.extend(program.arguments.iter().filter_map(|text| secret_in(text)));
+            }
+            SubjectToken::Aws(aws) => secrets.extend_from_slice(aws.identity.secrets()),
+            _ => {}
+        }
         let mut res = Credential::of(Source::Federated(Box::new(Federated {
             url: fields.url("token_url", Some(&url)).map_err(wrong)?,
             audience,
@@ -380,6 +389,7 @@ impl Reader<'_> {
             expiry,
         })));
         self.authorize(&mut res, fields)?;
+        res.secrets.extend(secrets);
         if let Some(token) = file {
             res.keep(&token);
         }
@@ -407,12 +417,6 @@ impl Reader<'_> {
             .map_err(wrong)?
             .ok_or_else(|| wrong(fields.missing("credential_source")))?;
         let has = |name: &str| source.map.contains_key(name);
-        if has("environment_id") {
-            return Err(wrong(
-                mistake("the credential federates an AWS identity (`environment_id`), which is not supported here")
-                    .hint("use one whose `credential_source` is a file, a URL or an executable, or a service account's key"),
-            ));
-        }
         if has("certificate") {
             return Err(wrong(
                 mistake("the credential federates an X.509 certificate (`certificate`), which is not supported here")
@@ -425,6 +429,9 @@ impl Reader<'_> {
                 mistake("the credential names a file, a URL or a program that gives a token (`credential_source`): that is not asked for a connection that came from the Kubernetes API")
                     .hint("give a service account's key instead"),
             ));
+        }
+        if has("environment_id") {
+            return self.of_aws(&source);
         }
         let format = TokenFormat::read(&source).map_err(wrong)?;
         if let Some(path) = source.optional("file").map_err(wrong)? {
@@ -476,6 +483,48 @@ impl Reader<'_> {
         }
     }
 
+    /// An AWS identity, found where AWS' own clients find it. The URLs of its metadata are not needed
+    /// for that, and could only lead elsewhere.
+    fn of_aws(
+        &self,
+        source: &Fields<'_>,
+    ) -> Result<(SubjectToken, Option<jiff::Timestamp>), Invalid> {
+        const METADATA: [&str; 2] = ["169.254.169.254", "[fd00:ec2::254]"];
+        let wrong = |error| self.wrong(error);
+        if source.optional("environment_id").map_err(wrong)?.as_deref() != Some("aws1") {
+            return Err(wrong(
+                mistake("`environment_id` of `credential_source` is not `aws1`")
+                    .hint("have `gcloud iam workload-identity-pools create-cred-config` write the credential anew"),
+            ));
+        }
+        for name in ["region_url", "url", "imdsv2_session_token_url"] {
+            let url = source.optional_url(name).map_err(wrong)?;
+            let host = url.as_ref().and_then(Url::host_str);
+            if host.is_some_and(|host| !METADATA.contains(&host)) {
+                return Err(wrong(
+                    mistake(format!("`{name}` of `credential_source` is not at the metadata service of AWS"))
+                        .hint("for another one set `AWS_EC2_METADATA_SERVICE_ENDPOINT` where conncheck runs"),
+                ));
+            }
+        }
+        let url = source
+            .text("regional_cred_verification_url")
+            .map_err(wrong)?;
+        if target(&url.replace("{region}", "r")).is_err() {
+            return Err(wrong(mistake(
+                "`regional_cred_verification_url` of `credential_source` is not a URL",
+            )));
+        }
+        Ok((
+            SubjectToken::Aws(Box::new(OfAws {
+                identity: Identity::new(self.access, aws::Given::default())?,
+                url,
+                tls: self.access.tls(self.tls)?,
+            })),
+            None,
+        ))
+    }
+
     fn executable(
         &self,
         fields: &Fields<'_>,
@@ -486,18 +535,12 @@ impl Reader<'_> {
         const ALLOWED: &str = "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES";
         let wrong = |error| self.wrong(error);
         let command = fields.text("command").map_err(wrong)?;
-        let mut words = split(&command)
-            .ok_or_else(|| {
-                wrong(mistake(
-                    "`command` of the credential's `executable` has a quote that does not end",
-                ))
-            })?
-            .into_iter();
-        let Some(program) = words.next() else {
-            return Err(wrong(mistake(
-                "`command` of the credential's `executable` is empty",
-            )));
-        };
+        let words = words(&command).map_err(|error| {
+            let what = "bad `command` of the credential's `executable`";
+            wrong(mistake(format!("{what}: {error}")))
+        })?;
+        let mut words = words.into_iter();
+        let program = words.next().unwrap_or_default();
         let limit = match fields.number("timeout_millis").map_err(wrong)? {
             None => Duration::from_secs(30),
             Some(millis @ 5_000..=120_000) => Duration::from_millis(millis),
@@ -738,43 +781,4 @@ impl<'a> Fields<'a> {
             Some(_) => self.url(name, None).map(Some),
         }
     }
-}
-
-/// The words of a command, as a shell has them: blanks between, quotes around, `\` before one
-/// character. Nothing if a quote does not end.
-fn split(command: &str) -> Option<Vec<String>> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut chars = command.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            c if c.is_whitespace() => words.extend(word.take()),
-            '\'' => {
-                let word = word.get_or_insert_default();
-                loop {
-                    match chars.next()? {
-                        '\'' => break,
-                        c => word.push(c),
-                    }
-                }
-            }
-            '"' => {
-                let word = word.get_or_insert_default();
-                loop {
-                    match chars.next()? {
-                        '"' => break,
-                        '\\' => match chars.next()? {
-                            c @ ('"' | '\\') => word.push(c),
-                            c => word.extend(['\\', c]),
-                        },
-                        c => word.push(c),
-                    }
-                }
-            }
-            '\\' => word.get_or_insert_default().push(chars.next()?),
-            c => word.get_or_insert_default().push(c),
-        }
-    }
-    words.extend(word);
-    Some(words)
 }

@@ -2,6 +2,7 @@
 //!
 //! Each attempt asks anew. A token kept from before would hide that the key has been revoked since.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,18 +10,22 @@ use conncheck_config::Secret;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use jiff::Timestamp;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use url::{Url, form_urlencoded};
+use url::{Position, Url, form_urlencoded};
 
 use crate::address::{Mistake, mistake};
 use crate::attempt::Attempt;
+use crate::aws::{Identity, Sts};
 use crate::cause::Cause;
-use crate::http::{Conversation, Request, Response, below, endpoint_of};
+use crate::http::{Conversation, Request, Response, below, endpoint_of, target};
 use crate::jwt::SigningKey;
 use crate::login::{bearer, granted};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::program::Program;
+use crate::sigv4::{Scope, sign};
+use crate::tls::Tls;
 
 use super::answer::{self, Asked};
 use super::credentials::{Credential, Fields, nowhere};
@@ -93,6 +98,15 @@ pub(super) enum SubjectToken {
         program: Program,
         limit: Duration,
     },
+    Aws(Box<OfAws>),
+}
+
+/// A request of AWS' that proves who we are there: Google sends it to AWS, and believes the answer.
+pub(super) struct OfAws {
+    pub(super) identity: Identity,
+    /// Where AWS tells who somebody is, with `{region}` in the place of it.
+    pub(super) url: String,
+    pub(super) tls: Tls,
 }
 
 /// How the token stands in a file or an answer.
@@ -384,6 +398,7 @@ impl Federated {
                     Cause { message, ..cause }.in_phase(Phase::Auth)
                 })?
             }
+            SubjectToken::Aws(aws) => aws.token(attempt, &self.audience).await?,
             SubjectToken::Program { program, limit } => {
                 attempt.limit(Some(*limit));
                 let output = attempt.program(Phase::Auth, program, &[]).await;
@@ -395,6 +410,52 @@ impl Federated {
         };
         attempt.keeps_secret(&token);
         Ok(token)
+    }
+}
+
+impl OfAws {
+    async fn token(&self, attempt: &mut Attempt, audience: &str) -> Result<Secret, Failure> {
+        let failed = |cause: Cause| cause.in_phase(Phase::Auth);
+        let internal = |error: &dyn fmt::Display| {
+            failed(Cause::new(
+                Reason::Internal,
+                format!("the request to AWS cannot be written: {error}"),
+            ))
+        };
+        let begun = self.identity.begin(attempt).await?;
+        let region = begun.region.clone();
+        let url = Sts::url_in(&region).map_err(|error| internal(&error))?;
+        let sts = Sts::new(url, self.tls.clone(), region.clone());
+        let mut talk = sts.talk();
+        let keys = self.identity.keys(attempt, begun, &mut talk).await?;
+        talk.end().await;
+        let (_, url) =
+            target(&self.url.replace("{region}", &region)).map_err(|error| internal(&error))?;
+        let mut request = Request {
+            method: Method::POST,
+            url,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        };
+        // It is for this provider, and for no other that would like to be us.
+        let meant = HeaderValue::from_str(audience).map_err(|error| internal(&error))?;
+        let name = HeaderName::from_static("x-goog-cloud-target-resource");
+        request.headers.insert(name, meant);
+        let scope = Scope {
+            region: &region,
+            service: "sts",
+        };
+        sign(&mut request, &keys, scope, Timestamp::now()).map_err(failed)?;
+        let host = &request.url[Position::BeforeHost..Position::AfterPort];
+        let header = |name: &str, value: &str| json!({"key": name, "value": value});
+        let signed = request.headers.iter().map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            header(name.as_str(), &value)
+        });
+        let headers: Vec<Value> = [header("host", host)].into_iter().chain(signed).collect();
+        let token = json!({"url": request.url.as_str(), "method": "POST", "headers": headers});
+        let token = utf8_percent_encode(&token.to_string(), NON_ALPHANUMERIC).to_string();
+        Ok(Secret::new(token))
     }
 }
 

@@ -6,7 +6,7 @@
 import fs from 'node:fs'
 import http from 'node:http'
 import https from 'node:https'
-import { X509Certificate, createHash, createPublicKey, randomBytes, randomUUID } from 'node:crypto'
+import { X509Certificate, createHash, createHmac, createPublicKey, randomBytes, randomUUID } from 'node:crypto'
 import Provider, { errors } from 'oidc-provider'
 import * as jose from 'jose'
 
@@ -358,6 +358,7 @@ async function exchange(form, reply) {
   const { audience, issuer, subject, publicKey, subjectAudience } = google.pool
   if (form.grant_type !== 'urn:ietf:params:oauth:grant-type:token-exchange') return refuse(400, 'invalid_request', 'Invalid value for "grant_type".')
   if (form.audience !== audience) return refuse(400, 'invalid_target', 'The target service indicated by the "audience" parameters is invalid. This might either be because the pool or provider is disabled or deleted or because it doesn\'t exist.')
+  if (form.subject_token_type === 'urn:ietf:params:aws:token-type:aws4_request') return exchangeAws(form, reply, refuse)
   if (!['urn:ietf:params:oauth:token-type:jwt', 'urn:ietf:params:oauth:token-type:id_token'].includes(form.subject_token_type)) {
     return refuse(400, 'invalid_request', 'Invalid token type.')
   }
@@ -374,6 +375,39 @@ async function exchange(form, reply) {
   }
   if (claims.sub !== subject) return refuse(403, 'unauthorized_client', 'The given credential is rejected by the attribute condition.')
   const access_token = give(`principal://iam.googleapis.com/rig/subject/${claims.sub}`, form.scope ?? '')
+  return reply(200, { access_token, issued_token_type: 'urn:ietf:params:oauth:token-type:access_token', token_type: 'Bearer', expires_in: 3599 })
+}
+
+// A request that AWS would be asked with (Signature Version 4). Google sends it there and believes the answer; here
+// the signature is computed anew. The audience must have been signed as well.
+function exchangeAws(form, reply, refuse) {
+  const { accessKey, secretKey, arn } = google.aws
+  const sha256 = (text) => createHash('sha256').update(text).digest('hex')
+  const hmac = (key, text) => createHmac('sha256', key).update(text).digest()
+  let url, headers, parts
+  try {
+    const request = JSON.parse(decodeURIComponent(form.subject_token))
+    url = new URL(request.url)
+    headers = Object.fromEntries(request.headers.map(({ key, value }) => [key.toLowerCase(), value]))
+    parts = headers.authorization.match(/^AWS4-HMAC-SHA256 Credential=([^/]+)\/(\d{8})\/([^/]+)\/sts\/aws4_request, SignedHeaders=([^,]+), Signature=(\w+)$/).slice(1)
+    if (request.method !== 'POST' || url.host !== headers.host || url.protocol !== 'https:') throw new Error()
+  } catch { return refuse(400, 'invalid_request', 'Invalid AWS token.') }
+  const [key, day, region, names, signature] = parts
+  const signed = names.split(';')
+  const resource = 'x-goog-cloud-target-resource'
+  if (headers[resource] !== google.pool.audience || !signed.includes(resource)) {
+    return refuse(400, 'invalid_grant', `Invalid value for "${resource}".`)
+  }
+  const query = [...url.searchParams].map((pair) => pair.map(encodeURIComponent).join('=')).sort().join('&')
+  const lines = signed.map((name) => `${name}:${headers[name]}`)
+  const canonical = ['POST', url.pathname, query, ...lines, '', names, sha256('')].join('\n')
+  const scope = `${day}/${region}/sts/aws4_request`
+  const derived = [day, region, 'sts', 'aws4_request'].reduce(hmac, `AWS4${secretKey}`)
+  const right = hmac(derived, ['AWS4-HMAC-SHA256', headers['x-amz-date'], scope, sha256(canonical)].join('\n')).toString('hex')
+  if (key !== accessKey || signature !== right || url.host !== `sts.${region}.amazonaws.com`) {
+    return refuse(400, 'invalid_grant', 'Received invalid AWS response of type: 403.')
+  }
+  const access_token = give(`principal://iam.googleapis.com/rig/subject/${arn}`, form.scope ?? '')
   return reply(200, { access_token, issued_token_type: 'urn:ietf:params:oauth:token-type:access_token', token_type: 'Bearer', expires_in: 3599 })
 }
 
