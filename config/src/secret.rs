@@ -33,10 +33,21 @@ impl Secret {
         Self::new(self.0.trim())
     }
 
+    /// Whether its text stands in too many others to be taken out of them: what is shorter than four
+    /// letters, `true` and `false`, numbers of fewer than six digits (ports, counts).
+    pub fn is_commonplace(&self) -> bool {
+        is_commonplace(&self.0)
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+pub(crate) fn is_commonplace(text: &str) -> bool {
+    let few_digits = text.len() < 6 && text.bytes().all(|b| b.is_ascii_digit());
+    text.chars().count() < 4 || matches!(text, "true" | "false") || few_digits
 }
 
 impl fmt::Debug for Secret {

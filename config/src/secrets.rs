@@ -8,6 +8,7 @@ use crate::Secret;
 use crate::connection::Connection;
 use crate::node::{Data, Node};
 use crate::resolve::Resolved;
+use crate::secret::is_commonplace;
 use crate::urls::urls;
 use crate::value::{self, Value};
 
@@ -281,10 +282,6 @@ impl Public {
     /// digits (ports, counts), and what the definition says in public: the connection's name,
     /// namespace and type, a literal `spec.username`, the URL's hosts and a literal URL's path.
     fn covers(&self, text: &str) -> bool {
-        let few_digits = text.len() < 6 && text.bytes().all(|b| b.is_ascii_digit());
-        text.chars().count() < 4
-            || matches!(text, "true" | "false")
-            || few_digits
-            || self.0.contains(text)
+        is_commonplace(text) || self.0.contains(text)
     }
 }

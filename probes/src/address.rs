@@ -44,26 +44,22 @@ impl Location {
             }
             error => error.to_string(),
         })?;
-        let decode = |text: &str| {
-            percent_decode_str(text)
-                .decode_utf8()
-                .map(std::borrow::Cow::into_owned)
-                .map_err(|_| "a percent-encoded part of it is not UTF-8 text".to_owned())
-        };
         let username = match url.username() {
             "" => None,
-            user => Some(decode(user)?),
+            user => Some(leniently_decoded(user)?),
         };
         Ok(Self {
             scheme: url.scheme().to_owned(),
             username,
-            password: url.password().map(decode).transpose()?,
+            password: url.password().map(leniently_decoded).transpose()?,
             host: match url.host_str() {
                 None | Some("") => None,
-                Some(host) => Some(decode(host.trim_start_matches('[').trim_end_matches(']'))?),
+                Some(host) => Some(leniently_decoded(
+                    host.trim_start_matches('[').trim_end_matches(']'),
+                )?),
             },
             port: url.port(),
-            path: decode(url.path())?,
+            path: leniently_decoded(url.path())?,
             raw_path: url.path().to_owned(),
             query: url
                 .query_pairs()
@@ -72,10 +68,25 @@ impl Location {
         })
     }
 
-    /// Reads the connection's URL; a mistake is placed there.
+    /// Reads the URL of something to log in to; a mistake is placed there. What would be lost or
+    /// mistaken is refused: a fragment, and the rest of a password that was not encoded.
     pub(crate) fn of(access: &Access<'_>, url: &Secret) -> Result<Self, Invalid> {
-        Self::parse(url.expose())
-            .map_err(|error| access.invalid(Field::Url, format!("bad `url`: {error}")))
+        let bad = |error: &str| access.invalid(Field::Url, format!("bad `url`: {error}"));
+        let text = url.expose();
+        if text.contains('#') {
+            return Err(
+                bad("there is a `#` in it, and what stands behind one is dropped")
+                    .hint("write it `%23`"),
+            );
+        }
+        let (authority, tail) = authority_and_tail(text);
+        if let Err(mistake) = may_be_password(authority, tail) {
+            return Err(Invalid {
+                hint: mistake.hint,
+                ..bad(&mistake.message)
+            });
+        }
+        Self::parse(text).map_err(|error| bad(&error))
     }
 
     /// The host and port, where both are needed and the port has a default.
@@ -90,12 +101,63 @@ impl Location {
     }
 }
 
+/// What stands between `://` and the path or the options, and the rest.
+fn authority_and_tail(url: &str) -> (&str, &str) {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()))
+}
+
+pub(crate) const ENCODE: &str = "is it still the password? percent-encode a `:`, `/`, `?`, `#`, `@` or `%` in it, or give it as `password`";
+
+/// The way out where a password is missing.
+pub(crate) const NO_PASSWORD: &str =
+    "give `password` or a `secretRef`; an empty one (`user:@host`) cannot be given";
+
+/// Whether the tail of a URL may be the rest of a password with a `/` or `?` in it, since there is an
+/// `@` in the tail and none in the authority: then no part of it is quoted. An error where it cannot
+/// well be anything else, as in `amqp://app:2024?Spring@host/`, of which `app:2024` would be taken for
+/// the place.
+///
+/// The value of an option may have an `@` (`?from=probe@example.com`), and so may a DN in a path: what
+/// comes behind a `=` is let pass. And where there is no `:` there is no password.
+pub(crate) fn may_be_password(authority: &str, tail: &str) -> Result<bool, Mistake> {
+    let Some((before, _)) = tail.rsplit_once('@') else {
+        return Ok(false);
+    };
+    if authority.contains('@') || authority.starts_with('[') {
+        return Ok(false);
+    }
+    let is_no_value = tail
+        .split(['/', '?', '&'])
+        .filter_map(|part| part.split_once('@'))
+        .any(|(before, _)| !before.contains('='));
+    match is_no_value && (authority.contains(':') || before.contains(':')) {
+        true => Err(
+            mistake("there is an `@` behind its first `/` or `?`, and none before").hint(ENCODE),
+        ),
+        false => Ok(true),
+    }
+}
+
+/// Whether the options of the connection's URL may be the rest of a password.
+pub(crate) fn options_may_be_password(access: &Access<'_>) -> bool {
+    access.url().is_ok_and(|url| {
+        let (authority, tail) = authority_and_tail(url.expose());
+        may_be_password(authority, tail).unwrap_or(true)
+    })
+}
+
 /// The refusal of an option that this type does not honour: never ignored.
 pub(crate) fn unknown_option(
     access: &Access<'_>,
     option: &str,
     known: &'static [&'static str],
 ) -> Invalid {
+    if options_may_be_password(access) {
+        return access
+            .invalid(Field::Url, "bad `url`: it has an option that is not known")
+            .hint(ENCODE);
+    }
     let invalid = access.invalid(Field::Url, format!("bad `url`: unknown option `{option}`"));
     match conncheck_config::closest(option, known.iter().copied()) {
         Some(close) => invalid.hint(format!("did you mean `{close}`?")),
@@ -149,6 +211,16 @@ pub(crate) fn host_and_port(host: &str) -> Result<(&str, &str), Mistake> {
     }
 }
 
+const NOT_UTF8: &str = "a percent-encoded part of it is not UTF-8 text";
+
+/// `%41` is `A`, and a `%` without two digits behind it is a `%`, as browsers have it.
+pub(crate) fn leniently_decoded(text: &str) -> Result<String, String> {
+    percent_decode_str(text)
+        .decode_utf8()
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| NOT_UTF8.to_owned())
+}
+
 /// `%41` is `A`, and `+` is `+`.
 pub(crate) fn decode(text: &str) -> Result<String, Mistake> {
     let bad = || {
@@ -172,7 +244,7 @@ pub(crate) fn decode(text: &str) -> Result<String, Mistake> {
             }
         }
     }
-    String::from_utf8(bytes).map_err(|_| mistake("a percent-encoded part of it is not UTF-8 text"))
+    String::from_utf8(bytes).map_err(|_| mistake(NOT_UTF8))
 }
 
 /// The value called `text`; all are named where there is none.
@@ -195,4 +267,71 @@ pub(crate) fn one_of<T: Copy>(
             None => wrong.hint(format!("it knows {}", names.join(", "))),
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{build_or_say, quoted};
+
+    fn mistake_in(ty: &str, url: &str) -> Option<String> {
+        build_or_say(ty, &format!("url: {}", quoted(url))).err()
+    }
+
+    #[test]
+    fn a_password_that_is_not_encoded_is_neither_the_place_nor_quoted() {
+        for (ty, url) in [
+            ("amqp", "amqp://app:2024?Spring@h/"),
+            ("amqp", "amqp://app:2024/Spring@h/vhost"),
+            ("amqp", "amqp://app:2024?Spring=1@h/"),
+            ("amqp", "amqp://a/pp:Spring@h"),
+            ("mssql", "sqlserver://sa:12?Spring@h?database=x"),
+            ("mssql", "sqlserver://sa:12?Spring=w@h?database=x"),
+            ("mysql", "mysql://app:12?Spring@h/db"),
+            ("mysql", "mysql://app:12/Spring@h/db"),
+            ("mysql", "mysql://app:pw/Spring@h/db"),
+            ("redis", "redis://:12/Spring@h"),
+            ("redis", "redis://app:12?Spring=x@h"),
+            ("smtp", "smtp://app:12?Spring@h"),
+            ("mongodb", "mongodb://app:12?Spring@h/db"),
+            ("mongodb", "mongodb://app:12/Spring@h"),
+            ("mongodb", "mongodb://app:12/?Spring=w@h"),
+        ] {
+            let mistake = mistake_in(ty, url).expect(url);
+            assert!(!mistake.contains("Spring"), "{url}: {mistake}");
+            assert!(mistake.contains("percent-encode"), "{url}: {mistake}");
+        }
+    }
+
+    #[test]
+    fn an_at_sign_has_its_right_places() {
+        for (ty, url) in [
+            ("amqp", "amqp://app:pw@h:5672/te%40m"),
+            ("amqp", "amqp://h/te@m"),
+            ("amqp", "amqp://[::1]:5672/te@m"),
+            ("mssql", "sqlserver://h:1433?user+id=sa@server&password=p@w"),
+            (
+                "mysql",
+                "mysql://h:3306/db?user=u&connectionAttributes=team:a@b",
+            ),
+            ("smtp", "smtp://h:587?from=a@example.com&to=b@example.com"),
+            ("ldap", "ldap://h:389/mail=a@example.com,dc=example"),
+            ("mongodb", "mongodb://h:27017/db?appName=a@b"),
+        ] {
+            assert_eq!(mistake_in(ty, url), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_stands_behind_a_hash_is_not_dropped() {
+        for (ty, url) in [
+            ("mysql", "mysql://u:p@h/app#2?tls=verify-full"),
+            ("amqp", "amqp://app:20#24@h/"),
+            ("mssql", "sqlserver://u:p@h?database=a#b"),
+            ("redis", "redis://h/#1"),
+            ("smtp", "smtp://u:p@h#x"),
+        ] {
+            let mistake = mistake_in(ty, url).expect(url);
+            assert!(mistake.contains("`%23`"), "{url}: {mistake}");
+        }
+    }
 }

@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
-use crate::cause::Cause;
+use crate::cause::{Cause, TooMuch};
 use crate::dns::{Resolver, ResolverChoice};
 use crate::outcome::{Failure, Outcome, Phase, Reason};
 use crate::probe::Probe;
@@ -136,10 +136,8 @@ impl AsyncRead for Stream {
         match self.may_receive_bytes.checked_sub(received as u64) {
             Some(left) => self.may_receive_bytes = left,
             None => {
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "more than 16 MiB, without an end",
-                )));
+                let error = io::Error::new(io::ErrorKind::InvalidData, TooMuch);
+                return Poll::Ready(Err(error));
             }
         }
         Poll::Ready(Ok(()))
@@ -250,7 +248,8 @@ impl Attempt {
     /// For a limit of the owner's own such as libpq's `connect_timeout`, after which there may be
     /// something else to try. The attempt's deadline stands beside it.
     pub fn limit(&mut self, limit: Option<Duration>) {
-        self.limit = limit.map(|limit| (Instant::now() + limit, limit));
+        // One that is longer than time goes is none.
+        self.limit = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
     }
 
     /// Keeps the last part of the attempt's time back from the steps to come, for a farewell that

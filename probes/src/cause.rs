@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::fmt;
 use std::io;
 
 use crate::outcome::{Failure, Phase, Reason};
@@ -56,6 +57,22 @@ impl Cause {
         self
     }
 
+    /// The same of a query of the owner's: an answer that is longer than an attempt may be is a matter
+    /// of the query, and not of the peer.
+    #[must_use]
+    pub(crate) fn of_query(self) -> Self {
+        match self.message == TooMuch.to_string() {
+            true => Self::new(
+                Reason::Assertion,
+                "the query answers with more than the 16 MiB that are read of a peer",
+            )
+            .hint(
+                "a check needs a row or a few: `SELECT 1 FROM …`, `LIMIT 1`, `TOP 1`, `count(*)`",
+            ),
+            false => self,
+        }
+    }
+
     /// Blames another phase than the open one.
     #[must_use]
     pub fn phase(mut self, phase: Phase) -> Self {
@@ -91,6 +108,20 @@ impl From<io::Error> for Cause {
     }
 }
 
+/// What came of asking: what was heard, and how the sending went. A peer that turns us away may say
+/// why and hang up before it reads, so that its words are waiting even when writing failed.
+pub(crate) fn heard_or_sent<T>(
+    heard: Result<T, Cause>,
+    sent: Result<(), Cause>,
+) -> Result<T, Cause> {
+    match (heard, sent) {
+        (Ok(heard), _) => Ok(heard),
+        (Err(cause), Ok(())) => Err(cause),
+        (Err(cause), Err(_)) if cause.reason != Reason::ConnectReset => Err(cause),
+        (Err(_), Err(cause)) => Err(cause),
+    }
+}
+
 /// The innermost `T` in an error's chain. `io::Error::source()` skips the error it wraps, so that
 /// one is looked into by `get_ref`.
 pub fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
@@ -103,9 +134,25 @@ pub fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<
         .or_else(|| error.downcast_ref::<T>())
 }
 
+/// The peer sends without end, or so it seems.
+#[derive(Debug)]
+pub(crate) struct TooMuch;
+
+impl fmt::Display for TooMuch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the peer sends more than 16 MiB")
+    }
+}
+
+impl Error for TooMuch {}
+
 /// What an I/O error without TLS in it means.
 fn from_io(error: &io::Error) -> Cause {
     use io::ErrorKind as Kind;
+    if find::<TooMuch>(error).is_some() {
+        return Cause::protocol(TooMuch.to_string())
+            .hint("no answer that is waited for is nearly as long: is it the right port?");
+    }
     match error.kind() {
         Kind::ConnectionRefused => Cause::new(Reason::ConnectRefused, "connection refused")
             .hint("nothing listens on that port: is the server running, and is the port right?"),
@@ -172,6 +219,32 @@ mod tests {
         ] {
             assert_eq!(Cause::from(io::Error::from(kind)).reason, reason, "{kind}");
         }
+    }
+
+    #[test]
+    fn a_query_that_answers_too_much_is_the_owners() {
+        let flood = || Cause::from(io::Error::new(io::ErrorKind::InvalidData, TooMuch));
+        assert_eq!(flood().reason, Reason::Protocol);
+        let cause = flood().of_query();
+        assert_eq!(cause.reason, Reason::Assertion);
+        assert!(cause.hint.unwrap().contains("LIMIT"));
+        let other = Cause::protocol("nonsense");
+        assert_eq!(other.clone().of_query(), other);
+    }
+
+    #[test]
+    fn what_was_heard_says_more_than_that_nobody_listens() {
+        let reset = |text: &str| Cause::new(Reason::ConnectReset, text);
+        assert_eq!(heard_or_sent(Ok(1), Err(reset("sent"))), Ok(1));
+        let heard = Cause::protocol("heard");
+        assert_eq!(
+            heard_or_sent::<()>(Err(heard.clone()), Err(reset("sent"))),
+            Err(heard)
+        );
+        assert_eq!(
+            heard_or_sent::<()>(Err(reset("heard")), Err(reset("sent"))),
+            Err(reset("sent"))
+        );
     }
 
     #[test]

@@ -42,6 +42,14 @@ impl Scrubber {
     }
 }
 
+/// Those of a type's own secrets that are to be taken out of its texts. Not those that anything may
+/// be called: a password `1` would make `[redacted]8456` of a code.
+pub(crate) fn hidden(secrets: impl IntoIterator<Item = Secret>) -> Vec<Secret> {
+    let mut secrets: Vec<_> = secrets.into_iter().collect();
+    secrets.retain(|secret| !secret.is_commonplace());
+    secrets
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

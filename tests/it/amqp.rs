@@ -349,6 +349,12 @@ fn an_alarm_is_unavailable_and_costs_no_message() {
             );
             assert_eq!(outcome.result.unwrap_err().message, message);
         }
+        // Nor may a connection be left that is missed by nobody.
+        let without = spec(format!("{}?heartbeat=0", rabbitmq.url("probe")));
+        down(without, "unavailable", "request", "connection.blocked");
+        let missed = "lists:all(fun([{timeout, Seconds}]) -> Seconds > 0 andalso Seconds =< 10 end, \
+                      rabbit_networking:connection_info_all([timeout]))";
+        assert_eq!(rabbitmq.erlang(missed).unwrap(), "true");
         // Whoever only consumes is not blocked.
         let consumer = json!({"properties": {"resourceAlarms": false}});
         up(with(spec(rabbitmq.url("probe")), consumer));

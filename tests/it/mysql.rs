@@ -753,6 +753,9 @@ fn mysql_8_says_no() {
         }
         down(at(&peer, "locked", &options), "auth", "auth", "3118");
         down(at(&peer, "expired", &options), "auth", "auth", "1862");
+        let sandbox = at(&peer, "sandbox", &options);
+        down(sandbox.clone(), "auth", "request", "1820");
+        down(with(sandbox, query("SELECT 1")), "auth", "request", "1820");
         let nowhere = format!("mysql://probe:{PASSWORD}@127.0.0.1:{}/nowhere", peer.port());
         down(
             json!({"type": "mysql", "url": nowhere, "properties": {"tls": mode}}),

@@ -23,15 +23,17 @@ use amq_protocol::auth::{Credentials as Encoder, SASLMechanism};
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame};
 use amq_protocol::protocol::{AMQPClass, BasicProperties, basic, channel, connection, queue};
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
+use bytes::{Buf, BytesMut};
 use conncheck_config::{Field, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::coop::consume_budget;
 
 use self::wire::{FRAME_MAX_BYTES, FRAME_MIN_BYTES, PROTOCOL_HEADER, Refusal, Start, Word};
-use crate::address::{Location, unknown_option};
+use crate::address::{Location, NO_PASSWORD, unknown_option};
 use crate::attempt::{Address, Attempt, Stream};
-use crate::cause::Cause;
+use crate::cause::{Cause, heard_or_sent};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
 use crate::tls::{Tls, TlsOptions, TlsPart, Verify};
@@ -95,12 +97,14 @@ impl Default for Limits {
         Self {
             channel_max: 0,
             frame_max: FRAME_MAX_BYTES,
-            // Nobody waits so long for us; it is for the broker, which misses a connection that it has
-            // blocked only by this.
-            heartbeat: 10,
+            heartbeat: HEARTBEAT_SECONDS,
         }
     }
 }
+
+/// Nobody waits so long for us; it is for the broker, which misses a connection that it has blocked
+/// only by this.
+const HEARTBEAT_SECONDS: u16 = 10;
 
 /// What a broker lets everybody in as, from its own machine.
 const GUEST: &str = "guest";
@@ -228,7 +232,7 @@ fn login(
     if needs_password && username.is_some() && password.is_none() {
         return Err(access
             .invalid(Field::Username, "a username without a password")
-            .hint("give `password` or a `secretRef`"));
+            .hint(NO_PASSWORD));
     }
     for (field, text) in [(Field::Username, &username), (Field::Password, &password)] {
         if text
@@ -414,7 +418,10 @@ impl Mechanism {
 
 impl Limits {
     /// What both sides can live with.
-    fn agreed(self, tune: &connection::Tune) -> Self {
+    ///
+    /// Who looks for alarms may leave a connection that a blocking broker does not read any more, and
+    /// such a broker has no memory to spare: it must notice by the heartbeat, and soon.
+    fn agreed(self, tune: &connection::Tune, resource_alarms: bool) -> Self {
         // Zero is no limit.
         fn lower<T: Ord + Default>(ours: T, theirs: T) -> T {
             match (ours == T::default(), theirs == T::default()) {
@@ -426,10 +433,12 @@ impl Limits {
         Self {
             channel_max: lower(self.channel_max, tune.channel_max),
             frame_max: lower(self.frame_max, tune.frame_max),
-            // None at all is the owner's choice alone.
-            heartbeat: match self.heartbeat {
-                0 => 0,
-                ours => lower(ours, tune.heartbeat),
+            heartbeat: match (self.heartbeat, resource_alarms) {
+                // None at all is the owner's choice alone.
+                (0, false) => 0,
+                (0, true) => lower(HEARTBEAT_SECONDS, tune.heartbeat),
+                (ours, true) => lower(ours.min(HEARTBEAT_SECONDS), tune.heartbeat),
+                (ours, false) => lower(ours, tune.heartbeat),
             },
         }
     }
@@ -454,7 +463,7 @@ impl Amqp {
             .phase_of(
                 Phase::Auth,
                 "the broker did not open the vhost",
-                broker.open(self.limits.agreed(&tune), &self.vhost),
+                broker.open(self.limits.agreed(&tune, self.resource_alarms), &self.vhost),
             )
             .await?;
         attempt.limit(None);
@@ -497,7 +506,7 @@ impl Amqp {
 /// The conversation with a broker: a method or two, then its answer.
 struct Broker {
     stream: Stream,
-    received: Vec<u8>,
+    received: BytesMut,
     /// Whether there is a connection in the sense of AMQP, to be closed by a method.
     is_open: bool,
     channel_is_open: bool,
@@ -518,7 +527,7 @@ impl Broker {
     fn new(stream: Stream) -> Self {
         Self {
             stream,
-            received: Vec::new(),
+            received: BytesMut::new(),
             is_open: false,
             channel_is_open: false,
             blocked: None,
@@ -702,8 +711,7 @@ impl Broker {
         Ok(self.stream.flush().await?)
     }
 
-    /// What the broker says to what was sent. One that turns us away says so and hangs up before it
-    /// reads: its words are waiting even when writing failed.
+    /// What the broker says to what was sent.
     async fn answer(&mut self, sent: Result<(), Cause>) -> Result<Word, Cause> {
         let heard = loop {
             match self.hear().await {
@@ -711,12 +719,7 @@ impl Broker {
                 heard => break heard,
             }
         };
-        match (heard, sent) {
-            (Ok(word), _) => Ok(word),
-            (Err(cause), Ok(())) => Err(cause),
-            (Err(cause), Err(_)) if cause.reason != Reason::ConnectReset => Err(cause),
-            (Err(_), Err(cause)) => Err(cause),
-        }
+        heard_or_sent(heard, sent)
     }
 
     /// The next word that says something. A heartbeat is returned, so that a slow broker does not
@@ -754,9 +757,11 @@ impl Broker {
     }
 
     async fn receive(&mut self) -> Result<Word, Cause> {
+        // The shortest of which nothing comes has eight bytes, and there may be millions of them.
+        consume_budget().await;
         loop {
             if let Some((word, length)) = wire::parse(&self.received)? {
-                self.received.drain(..length);
+                self.received.advance(length);
                 return Ok(word);
             }
             if self.stream.read_buf(&mut self.received).await? == 0 {
@@ -1343,14 +1348,27 @@ mod tests {
             heartbeat,
         };
         let default = Limits::default();
-        assert_eq!(
-            default.agreed(&tune(2047, 131_072, 60)),
-            limits(2047, 131_072, 10)
-        );
-        assert_eq!(default.agreed(&tune(0, 0, 0)), limits(0, 131_072, 10));
-        assert_eq!(default.agreed(&tune(8, 4096, 3)), limits(8, 4096, 3));
-        let ours = limits(4, 8192, 0);
-        assert_eq!(ours.agreed(&tune(2047, 131_072, 60)), limits(4, 8192, 0));
+        for looks_for_alarms in [true, false] {
+            let agreed = |theirs| default.agreed(&theirs, looks_for_alarms);
+            assert_eq!(agreed(tune(2047, 131_072, 60)), limits(2047, 131_072, 10));
+            assert_eq!(agreed(tune(0, 0, 0)), limits(0, 131_072, 10));
+            assert_eq!(agreed(tune(8, 4096, 3)), limits(8, 4096, 3));
+        }
+        // Who may leave a connection behind that is blocked does not leave it for long.
+        for (ours, theirs, plain, looking_for_alarms) in [
+            (0, 60, 0, 10),
+            (0, 0, 0, 10),
+            (0, 5, 0, 5),
+            (600, 60, 60, 10),
+            (600, 0, 600, 10),
+            (7, 60, 7, 7),
+        ] {
+            let ours = limits(4, 8192, ours);
+            let theirs = tune(2047, 131_072, theirs);
+            assert_eq!(ours.agreed(&theirs, false), limits(4, 8192, plain));
+            let agreed = ours.agreed(&theirs, true);
+            assert_eq!(agreed, limits(4, 8192, looking_for_alarms));
+        }
     }
 
     #[tokio::test]
@@ -1360,6 +1378,22 @@ mod tests {
         assert!(outcome.is_up(), "{outcome:?}");
         let tune_ok = format!("{}\0\x03\0\0\x20\0\0\x07", said(10, 31));
         assert!(heard.contains(&tune_ok), "{heard:?}");
+    }
+
+    #[tokio::test]
+    async fn words_without_end_are_cut_at_the_deadline() {
+        for piece in [heartbeat(), unblocked()] {
+            let bytes = piece.repeat(8 * 1024 * 1024 / piece.len());
+            // Never pending, so that nothing but the budget of a task makes it let go.
+            let mut broker = Broker::new(Stream::new(tokio::io::join(
+                std::io::Cursor::new(bytes),
+                tokio::io::sink(),
+            )));
+            let start = tokio::time::Instant::now();
+            let heard = tokio::time::timeout(Duration::from_millis(50), broker.hear()).await;
+            assert!(heard.is_err(), "{heard:?}");
+            assert!(start.elapsed() < Duration::from_secs(2));
+        }
     }
 
     #[tokio::test]

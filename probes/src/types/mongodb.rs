@@ -662,16 +662,11 @@ impl MongoDb {
             return Verdict::Taken;
         }
         if let (Some(set), false) = (&member.set, member.goes_by(&member.address)) {
-            let members: Vec<_> = member
-                .members
-                .iter()
-                .map(|name| format!("`{name}`"))
-                .collect();
             return refused(
                 Reason::Unavailable,
                 format!(
                     "a member of `{set}`, whose members are called {}",
-                    members.join(", ")
+                    member.names()
                 ),
             );
         }

@@ -27,10 +27,12 @@ use serde::Deserialize;
 
 use self::dsn::{Dsn, Encrypt};
 use self::tds::{Answer, Login, LoginAck, Offer, ServerError, Wire};
+use crate::address::NO_PASSWORD;
 use crate::attempt::{Address, Attempt, Stream};
 use crate::cause::Cause;
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
+use crate::scrub::hidden;
 use crate::tls::{Tls, TlsOptions, Verify, Version};
 
 /// `spec.properties` of a SQL Server connection.
@@ -118,7 +120,7 @@ impl ProbeType for Mssql {
             .ok_or_else(|| {
                 access
                     .invalid(Field::Password, "a username without a password")
-                    .hint("give `password` or a `secretRef`")
+                    .hint(NO_PASSWORD)
             })?;
         let texts = [
             (Field::Username, "user", Some(username.expose())),
@@ -139,10 +141,10 @@ impl ProbeType for Mssql {
         Ok(Self {
             address: dsn.address(),
             encryption: encryption(&access, &settings, &dsn)?,
-            secrets: vec![
+            secrets: hidden([
                 password.clone(),
                 Secret::new(tds::text(&tds::disguised(password.expose()))),
-            ],
+            ]),
             username,
             password,
             query: settings.query.unwrap_or_else(|| "SELECT 1".to_owned()),
@@ -497,7 +499,7 @@ fn what_came_of_the_login(answer: Answer) -> Result<(LoginAck, Option<Address>),
 }
 
 async fn ask(session: &mut Wire, query: &str) -> Result<(), Cause> {
-    let answer = session.query(query).await?;
+    let answer = session.query(query).await.map_err(Cause::of_query)?;
     match answer.error {
         Some(error) => Err(cause_of(&error, false)),
         None if answer.failed => Err(Cause::new(
@@ -590,7 +592,9 @@ fn classify(error: &ServerError, at_login: bool) -> (Reason, &'static str) {
             Reason::Unavailable,
             "it is starting, stopping, being upgraded, or kept for its administrator",
         ),
-        18450..=18499 | 17806 | 17828 | 17832 | 33155 => (Reason::Auth, ""),
+        // What we have sent is broken in its eyes.
+        17828 | 17832 => (Reason::Protocol, ""),
+        18450..=18499 | 17806 | 33155 => (Reason::Auth, ""),
         17892 => (
             Reason::Permission,
             "a logon trigger of the server's turned the login away",
@@ -692,6 +696,10 @@ mod tests {
         for (spec, message) in [
             ("url: sqlserver://db.example.com", "there is no user"),
             ("url: sqlserver://u@db.example.com", "without a password"),
+            (
+                "url: sqlserver://u:@db.example.com",
+                "an empty one (`user:@host`) cannot be given",
+            ),
             ("url: Server=h;User Id=D\\u;Password=x", "Windows login"),
             (
                 &format!("{URL}\nproperties: {{encrypt: maybe}}"),
@@ -844,6 +852,8 @@ mod tests {
             (18487, 14, true, Reason::Auth),
             (18488, 14, true, Reason::Auth),
             (18489, 14, true, Reason::Auth),
+            (17828, 20, true, Reason::Protocol),
+            (17832, 20, true, Reason::Protocol),
             (18401, 14, true, Reason::Unavailable),
             (18451, 14, true, Reason::Unavailable),
             (18461, 14, true, Reason::Unavailable),
@@ -884,6 +894,28 @@ mod tests {
             ..error(18456, 14)
         };
         assert_eq!(cause_of(&told, true).message, "text (state 38)");
+    }
+
+    #[tokio::test]
+    async fn a_short_password_is_not_taken_out_of_everything() {
+        let error = [
+            &b"\xAA\x1e\0\x18\x48\0\0\x08\x0e\x08\0"[..],
+            &"a 18456!"
+                .encode_utf16()
+                .flat_map(u16::to_le_bytes)
+                .collect::<Vec<_>>(),
+            b"\0\0\x01\0\0\0",
+        ]
+        .concat();
+        let peer = Peer::new([Script::First([no_tls(), packet(&error)].concat())]).await;
+        let url = format!(
+            "url: sqlserver://u:1@127.0.0.1:{}?encrypt=disable",
+            peer.port
+        );
+        let outcome = testing::run(&build(&url).unwrap(), testing::LONG).await;
+        let failure = outcome.result.unwrap_err();
+        assert_eq!(failure.code.as_deref(), Some("18456"), "{failure:?}");
+        assert_eq!(failure.message, "a 18456! (state 8)");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! Proves that the server lets us in, to the database that is named, and answers. Without a `query`
 //! that is `COM_PING`, which says nothing of the data: a proxy answers it by itself, and a Galera node
-//! outside of the majority does too. One thing that it hides is looked for: MariaDB lets an account
-//! with an expired password in, to nothing but a new password, so it is told to `DO 1` besides.
+//! outside of the majority does too. One thing that it hides is looked for: a server may let an account
+//! with an expired password in, to nothing but a new password (MariaDB does, MySQL where
+//! `disconnect_on_expired_password` is off), so it is told to `DO 1` besides.
 //!
 //! `mysql_common` packs and reads the packets and computes the scrambles; the conversation is here.
 //! The drivers above it open sockets of their own, spawn tasks, and forget the chain of a handshake
@@ -51,6 +52,7 @@ use crate::attempt::{Address, Attempt, Stream};
 use crate::cause::Cause;
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
+use crate::scrub::hidden;
 use crate::tls::{Tls, TlsPart, Verify};
 
 /// `spec.properties` of a MySQL connection.
@@ -77,6 +79,9 @@ pub(crate) struct Mysql {
     /// The statement that sets what the URL wants set.
     set: Option<String>,
     query: Option<String>,
+    /// The password that is used, and the user if the URL names it: from some forms of a URL they come
+    /// out otherwise than they stand in it.
+    secrets: Vec<Secret>,
 }
 
 /// `tls`, and what it needs.
@@ -142,7 +147,16 @@ impl ProbeType for Mysql {
         let set: Vec<_> = (options.variables.iter())
             .map(|(name, value)| format!("{name} = {value}"))
             .collect();
+        let endpoint = endpoint(&dsn.address);
+        let secrets = [
+            Some(password.clone()),
+            // Unless it is called as the place is.
+            (dsn.user.as_ref())
+                .filter(|named| *named == user.expose() && !endpoint.contains(*named))
+                .map(Secret::new),
+        ];
         Ok(Self {
+            secrets: hidden(secrets.into_iter().flatten()),
             address: dsn.address,
             encryption: encryption(&access, &settings, &options)?,
             connect_timeout: options.connect_timeout,
@@ -167,10 +181,11 @@ impl ProbeType for Mysql {
     }
 
     fn endpoint(&self) -> String {
-        match &self.address {
-            Address::Unix(path) => format!("mysql://unix({})", path.display()),
-            tcp @ Address::Tcp { .. } => format!("mysql://{tcp}"),
-        }
+        endpoint(&self.address)
+    }
+
+    fn secrets(&self) -> &[Secret] {
+        &self.secrets
     }
 
     async fn probe(&self, attempt: &mut Attempt) -> Result<(), Failure> {
@@ -178,6 +193,13 @@ impl ProbeType for Mysql {
         let verdict = self.prove(attempt, &mut server).await;
         part(attempt, server, verdict.clone()).await;
         verdict
+    }
+}
+
+fn endpoint(address: &Address) -> String {
+    match address {
+        Address::Unix(path) => format!("mysql://unix({})", path.display()),
+        tcp @ Address::Tcp { .. } => format!("mysql://{tcp}"),
     }
 }
 
@@ -232,6 +254,7 @@ impl Mysql {
         // After ours: it may be shorter.
         if let Some(set) = &self.set {
             let what = "the server did not set the variables of the URL";
+            server.statement = Statement::Variables;
             let is_set = server.ask(set);
             attempt.phase_of(Phase::Request, what, is_set).await?;
         }
@@ -239,7 +262,8 @@ impl Mysql {
             None => attempt.phase(Phase::Request, server.ping()).await,
             Some(query) => {
                 let what = "no answer to the query";
-                let answer = server.ask(query);
+                server.statement = Statement::Query;
+                let answer = async { server.ask(query).await.map_err(Cause::of_query) };
                 attempt.phase_of(Phase::Request, what, answer).await
             }
         }
@@ -321,6 +345,18 @@ struct Server {
     shows_certificate: bool,
     has_password: bool,
     is_logged_in: bool,
+    /// What it is told once we are logged in.
+    statement: Statement,
+}
+
+/// Whose a statement is: the same error means another thing of each.
+#[derive(Clone, Copy, PartialEq)]
+enum Statement {
+    Ours,
+    /// The `SET` of the URL's variables.
+    Variables,
+    /// The owner's `query`.
+    Query,
 }
 
 /// What the server waits for, which decides how it is left.
@@ -418,6 +454,7 @@ impl Server {
             shows_certificate: false,
             has_password: false,
             is_logged_in: false,
+            statement: Statement::Ours,
         }
     }
 
@@ -585,9 +622,12 @@ impl Server {
                 ));
             }
         }
-        match self.greeting.is_mariadb() {
-            true => self.ask("DO 1").await,
-            false => Ok(()),
+        // Whoever it is refuses everything while the password has expired. Beside that, what speaks
+        // MySQL's protocol need not know `DO`.
+        match self.ask("DO 1").await {
+            Err(cause) if self.greeting.is_mariadb() => Err(cause),
+            Err(cause) if matches!(cause.code.as_deref(), None | Some("1820")) => Err(cause),
+            _ => Ok(()),
         }
     }
 
@@ -1035,6 +1075,11 @@ fn not_an_answer() -> Cause {
 fn classify(code: u16, message: &str, server: &Server) -> (Reason, &'static str) {
     let says = |text: &str| message.contains(text);
     match code {
+        // No login: a file, mostly.
+        1045 if server.is_logged_in => (
+            Reason::Permission,
+            "the user may log in, and may not do what `query` asks for; files take the privilege `FILE`",
+        ),
         1045 if !server.has_password => (
             Reason::Auth,
             "no password is given: give `password` or a `secretRef`",
@@ -1084,6 +1129,10 @@ fn classify(code: u16, message: &str, server: &Server) -> (Reason, &'static str)
             "the server takes nobody without TLS (`require_secure_transport`): use `tls: required` or above",
         ),
 
+        1049 if server.is_logged_in => (
+            Reason::NotFound,
+            "`query` names a database that is not there; case matters on most servers",
+        ),
         1049 => (
             Reason::NotFound,
             "the database is named at the end of the URL; its case matters on most servers",
@@ -1147,7 +1196,7 @@ fn classify(code: u16, message: &str, server: &Server) -> (Reason, &'static str)
         ),
 
         1043 | 1047 | 1156..=1161 | 1835 => (Reason::Protocol, ""),
-        1193 | 1231 | 1232 => (
+        1193 | 1231 | 1232 if server.statement == Statement::Variables => (
             Reason::Assertion,
             "the server refuses a variable that the URL sets",
         ),
@@ -1276,13 +1325,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_conversation_ends_with_a_goodbye() {
-        let (outcome, heard) = at_peer(&[&greeting("8.0.36"), OK, OK], None).await;
+        let (outcome, heard) = at_peer(&[&greeting("8.0.36"), OK, OK, OK], None).await;
         assert!(outcome.is_up(), "{outcome:?}");
-        // Who we are, the ping, and the end.
-        assert_eq!(heard.len(), 3);
+        // Who we are, the ping, the statement, and the end.
+        assert_eq!(heard.len(), 4);
         assert!(heard[0].windows(2).any(|text| text == b"u\0"));
         assert_eq!(heard[1], packet(0, &[14]));
-        assert_eq!(heard[2], packet(0, &[1]));
+        assert_eq!(heard[2], packet(0, b"\x03DO 1"));
+        assert_eq!(heard[3], packet(0, &[1]));
     }
 
     #[tokio::test]
@@ -1461,7 +1511,7 @@ mod tests {
             (1040, "Too many connections", Unavailable, Unavailable),
             (1043, "Bad handshake", Protocol, Protocol),
             (1044, "Access denied … to database", Permission, Permission),
-            (1045, "Access denied …", Auth, Auth),
+            (1045, "Access denied …", Auth, Permission),
             (1047, "Unknown command", Protocol, Protocol),
             (
                 1047,
@@ -1486,6 +1536,7 @@ mod tests {
             (1130, "Host … is not allowed", Auth, Auth),
             (1142, "SELECT command denied", Permission, Permission),
             (1146, "Table … doesn't exist", Unavailable, Assertion),
+            (1193, "Unknown system variable", Unavailable, Assertion),
             (1203, "max_user_connections", Unavailable, Unavailable),
             (1205, "Lock wait timeout exceeded", Unavailable, Unavailable),
             (1226, "max_user_connections", Unavailable, Unavailable),
@@ -1536,6 +1587,87 @@ mod tests {
         assert!(hint(|server| server.is_encrypted = true).contains("`REQUIRE X509`"));
         assert!(hint(|server| server.shows_certificate = true).contains("`REQUIRE SUBJECT`"));
         assert!(hint(|server| server.has_password = false).contains("`secretRef`"));
+    }
+
+    #[test]
+    fn an_error_is_explained_by_whose_statement_it_refuses() {
+        let hint = |code, statement| {
+            let mut server = server(true);
+            server.statement = statement;
+            classify(code, "text", &server).1
+        };
+        assert!(hint(1231, Statement::Variables).contains("variable that the URL sets"));
+        assert_eq!(hint(1231, Statement::Query), "");
+        assert!(hint(1049, Statement::Query).contains("`query` names a database"));
+        assert!(hint(1045, Statement::Query).contains("`FILE`"));
+        assert!(
+            classify(1049, "text", &server(false))
+                .1
+                .contains("end of the URL")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_password_that_has_expired_shows_in_a_statement() {
+        let hello = greeting("8.0.36");
+        let expired = b"\xff\x1c\x07#HY000You must reset your password";
+        let (outcome, heard) = at_peer(&[&hello, OK, OK, expired], None).await;
+        check(
+            &outcome,
+            Reason::Auth,
+            Phase::Request,
+            "reset your password",
+        );
+        assert_eq!(heard[2], packet(0, b"\x03DO 1"));
+        // Who does not know the statement has answered the ping.
+        let unknown = b"\xff\x28\x04#42000You have an error";
+        let (outcome, _) = at_peer(&[&hello, OK, OK, unknown], None).await;
+        assert!(outcome.is_up(), "{outcome:?}");
+        let (outcome, _) = at_peer(&[&hello, OK, OK, b"\xff\x28"], None).await;
+        check(&outcome, Reason::Protocol, Phase::Request, "cannot be read");
+        let mariadb = greeting("11.8.3-MariaDB");
+        let (outcome, _) = at_peer(&[&mariadb, OK, OK, unknown], None).await;
+        check(&outcome, Reason::Assertion, Phase::Request, "an error");
+    }
+
+    #[tokio::test]
+    async fn what_a_login_is_made_of_is_in_no_message() {
+        let refused = |text: &str| [b"\xff\x48\x04#HY000", text.as_bytes()].concat();
+        for (login, options, said) in [
+            // Form-decoded; cut by config at another `@` than here.
+            ("", "?user=app+user&password=my+pass1", "app user my pass1"),
+            (
+                "appuser:hunter2pass@",
+                "?connectionAttributes=team:a@b",
+                "appuser hunter2pass",
+            ),
+        ] {
+            let hello = packet(0, &greeting("8.0.36"));
+            let no = packet(2, &refused(said));
+            let (port, _peer) = testing::saying(&[Some(&hello), Some(&no)], true).await;
+            let spec = format!("url: '{login}tcp(127.0.0.1:{port})/db{options}'");
+            let probe = testing::build("mysql", &spec, &[]).unwrap();
+            let outcome = testing::run(&probe, testing::LONG).await;
+            check(
+                &outcome,
+                Reason::Unavailable,
+                Phase::Auth,
+                "[redacted] [redacted]",
+            );
+        }
+        // Too short to be told from other texts.
+        let (port, _peer) = testing::saying(
+            &[
+                Some(&packet(0, &greeting("8.0.36"))),
+                Some(&packet(2, &refused("11 of them"))),
+            ],
+            true,
+        )
+        .await;
+        let spec = format!("url: 'u:1@tcp(127.0.0.1:{port})/db'");
+        let probe = testing::build("mysql", &spec, &[]).unwrap();
+        let outcome = testing::run(&probe, testing::LONG).await;
+        check(&outcome, Reason::Unavailable, Phase::Auth, "11 of them");
     }
 
     #[test]

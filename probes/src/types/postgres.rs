@@ -166,7 +166,9 @@ impl ProbeType for Postgres {
         let mut session = self.find_session(attempt).await?;
         attempt.keep_back((attempt.time_left() / 10).min(CANCEL_MAX));
         let answer = attempt
-            .phase(Phase::Request, session.ask(&self.query))
+            .phase(Phase::Request, async {
+                session.ask(&self.query).await.map_err(Cause::of_query)
+            })
             .await;
         attempt.limit(None);
         match answer {

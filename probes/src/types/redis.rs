@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::address::{Location, unknown_option};
 use crate::attempt::{Address, Attempt, Stream};
-use crate::cause::Cause;
+use crate::cause::{Cause, heard_or_sent};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
 use crate::tls::{Tls, Verify};
@@ -225,14 +225,7 @@ impl Server {
     /// Sends a command and reads its reply. A reply that says "error" is an error.
     async fn ask(&mut self, command: &redis::Cmd) -> Result<Value, Cause> {
         let sent = self.send(&command.get_packed_command()).await;
-        // A server that turns us away says so and hangs up before it reads: its words are waiting
-        // even when writing failed.
-        match (self.receive().await, sent) {
-            (Ok(reply), _) => Ok(reply),
-            (Err(cause), Ok(())) => Err(cause),
-            (Err(cause), Err(_)) if cause.reason != Reason::ConnectReset => Err(cause),
-            (Err(_), Err(cause)) => Err(cause),
-        }
+        heard_or_sent(self.receive().await, sent)
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), Cause> {

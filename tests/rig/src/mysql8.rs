@@ -11,6 +11,7 @@
 //! | `native`, `sha256`, `clear` | `mysql_native_password`, `sha256_password`, `mysql_clear_password` |
 //! | `old`, `pam` | what nobody should speak: the login before 4.1, MariaDB's for PAM |
 //! | `locked`, `expired` | never (3118, 1862) |
+//! | `sandbox` | as `probe`, to a ping and a `SET`: the password has expired (`disconnect_on_expired_password=OFF`, 1820) |
 //!
 //! Anybody else is asked for a password and refused, as in MySQL: it does not tell who exists.
 
@@ -371,7 +372,7 @@ impl<'a, S: Read + Write> Login<'a, S> {
             return self.refuse(1049, "42000", "Unknown database 'nowhere'");
         }
         self.packets.send(OK)?;
-        self.answer_commands()
+        self.answer_commands(user == "sandbox")
     }
 
     fn refuse(&mut self, code: u16, state: &str, text: &str) -> io::Result<End> {
@@ -428,7 +429,7 @@ impl<'a, S: Read + Write> Login<'a, S> {
         Ok(*opened == terminated(password)[..])
     }
 
-    fn answer_commands(&mut self) -> io::Result<End> {
+    fn answer_commands(&mut self, is_expired: bool) -> io::Result<End> {
         loop {
             self.packets.sequence = 0;
             let Ok(command) = self.packets.receive() else {
@@ -469,6 +470,11 @@ impl<'a, S: Read + Write> Login<'a, S> {
                         return Ok(End::Left);
                     }
                     set if set.starts_with("SET ") => self.packets.send(OK)?,
+                    _ if is_expired => {
+                        let text = "You must reset your password using ALTER USER statement before executing this statement.";
+                        self.packets.send(&error(1820, "HY000", text))?;
+                    }
+                    "DO 1" => self.packets.send(OK)?,
                     _ => self.send_all(&[COLUMNS, ROW, END])?,
                 },
                 _ => self
@@ -490,6 +496,7 @@ const ACCOUNTS: &[(&str, &str)] = &[
     ("nopw", "caching_sha2_password"),
     ("locked", "caching_sha2_password"),
     ("expired", "caching_sha2_password"),
+    ("sandbox", "caching_sha2_password"),
     ("native", "mysql_native_password"),
     ("sha256", "sha256_password"),
     ("clear", "mysql_clear_password"),

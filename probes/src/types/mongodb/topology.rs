@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::scram::Hash;
 use super::uri::{self, Mode, Tags};
-use super::wire::Reply;
+use super::wire::{Reply, TEXTS_MAX};
 use crate::attempt::Address;
 use crate::cause::Cause;
 use crate::outcome::Failure;
@@ -94,6 +94,7 @@ impl Member {
                 .filter_map(|key| reply.texts(key))
                 .flatten()
                 .filter_map(|text| host(&text))
+                .take(TEXTS_MAX)
                 .collect(),
             primary: reply.text("primary").and_then(host),
             tags: reply.pairs("tags"),
@@ -110,6 +111,18 @@ impl Member {
     /// Whether `address` is what the set calls one of its members.
     pub(super) fn goes_by(&self, address: &Address) -> bool {
         self.members.is_empty() || self.members.contains(address) || self.role == Role::Other
+    }
+
+    /// What the set calls its members, of which a message takes ten.
+    pub(super) fn names(&self) -> String {
+        const NAMES_MAX: usize = 10;
+        let mut names: Vec<_> = (self.members.iter().take(NAMES_MAX))
+            .map(|name| format!("`{name}`"))
+            .collect();
+        if self.members.len() > NAMES_MAX {
+            names.push("…".to_owned());
+        }
+        names.join(", ")
     }
 
     fn has(&self, wanted: &Tags) -> bool {
@@ -360,6 +373,23 @@ mod tests {
         }
         search.follow(&a);
         assert_eq!(search.next(), None);
+    }
+
+    #[test]
+    fn a_peer_cannot_fill_our_memory_with_names() {
+        let names = |count| (0..count).map(|n| format!("h{n}")).collect::<Vec<_>>();
+        let reply = super::super::wire::tests::reply(&bson::rawdoc! {
+            "ok": 1,
+            "maxWireVersion": 21,
+            "setName": "rs0",
+            "secondary": true,
+            "hosts": bson::RawArrayBuf::from_iter(names(5000)),
+            "passives": bson::RawArrayBuf::from_iter(names(5000)),
+        });
+        let member = Member::read(&uri::host("a").unwrap(), &reply).unwrap();
+        assert_eq!(member.members.len(), TEXTS_MAX);
+        let said = member.names();
+        assert!(said.ends_with("`h8:27017`, `h9:27017`, …"), "{said}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use conncheck_config::Secret;
 
-use crate::address::{Mistake, decode, host_and_port, mistake, one_of};
+use crate::address::{ENCODE, Mistake, decode, host_and_port, may_be_password, mistake, one_of};
 use crate::attempt::Address;
 use crate::schema::{words, written};
 
@@ -144,9 +144,8 @@ impl Uri {
             None => return Err(mistake("it has no scheme").hint(SCHEMES)),
         };
         let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        // Then what is taken for hosts, path and options may be the rest of a password, and no part
-        // of it is quoted.
-        let is_cut = !authority.contains('@') && tail.contains('@');
+        // Then no part of what is taken for hosts, path and options is quoted.
+        let is_cut = may_be_password(authority, tail)?;
         let read = || {
             let (user, password, hosts) = user_info(authority)?;
             let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
@@ -182,8 +181,6 @@ impl Uri {
 }
 
 const SCHEMES: &str = "use `mongodb://host:27017/database` or `mongodb+srv://name/database`";
-
-const ENCODE: &str = "is it still the password? percent-encode a `:`, `/`, `?`, `#`, `@` or `%` in it, or give it as `password`";
 
 type UserInfo<'a> = (Option<String>, Option<Secret>, &'a str);
 

@@ -9,13 +9,17 @@ use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::attempt::Stream;
-use crate::cause::Cause;
+use crate::cause::{Cause, heard_or_sent};
 use crate::outcome::Reason;
 
 const OP_MSG: u32 = 2013;
 const HEADER_BYTES: usize = 16;
-/// A `hello` of a set of fifty members is a few kilobytes.
-const REPLY_MAX_BYTES: usize = 1024 * 1024;
+/// A `hello` of a set of fifty members is a few kilobytes. What is kept of each member that is asked
+/// is no longer than its reply.
+const REPLY_MAX_BYTES: usize = 256 * 1024;
+
+/// How many texts are read of one list: small ones take more room with us than they do in a reply.
+pub(super) const TEXTS_MAX: usize = 256;
 
 const CHECKSUM_PRESENT: u32 = 1;
 const CHECKSUM_BYTES: usize = 4;
@@ -45,13 +49,7 @@ impl Wire {
             self.stream.flush().await
         };
         let sent = sent.await.map_err(Cause::from);
-        // A server that turns us away may have said why before it hung up.
-        let reply = match (self.receive().await, sent) {
-            (Ok(reply), _) => reply,
-            (Err(cause), Ok(())) => return Err(cause),
-            (Err(cause), Err(_)) if cause.reason != Reason::ConnectReset => return Err(cause),
-            (Err(_), Err(cause)) => return Err(cause),
-        };
+        let reply = heard_or_sent(self.receive().await, sent)?;
         let reply = parse(&reply, self.request)?;
         match reply.is_ok() {
             true => Ok(reply),
@@ -171,22 +169,24 @@ impl Reply {
         }
     }
 
-    /// The texts of an array; anything else in it is passed over.
+    /// The first [`TEXTS_MAX`] texts of an array; anything else in it is passed over.
     pub(super) fn texts(&self, key: &str) -> Option<Vec<String>> {
         let array = self.0.get_array(key).ok()?;
         Some(
             array
                 .into_iter()
+                .take(TEXTS_MAX)
                 .filter_map(|item| Some(item.ok()?.as_str()?.to_owned()))
                 .collect(),
         )
     }
 
-    /// The texts of a document, by key.
+    /// The first [`TEXTS_MAX`] texts of a document, by key.
     pub(super) fn pairs(&self, key: &str) -> Vec<(String, String)> {
         self.document(key)
             .into_iter()
             .flatten()
+            .take(TEXTS_MAX)
             .filter_map(Result::ok)
             .filter_map(|(key, value)| Some((key.to_string(), value.as_str()?.to_owned())))
             .collect()
@@ -273,7 +273,15 @@ fn classify(code: Option<i64>, message: &str) -> (Reason, &'static str) {
     match code {
         Some(18) => (Reason::Auth, WRONG_LOGIN),
         Some(8000) if says("auth") => (Reason::Auth, WRONG_LOGIN),
-        Some(11 | 279) => (Reason::Auth, WRONG_LOGIN),
+        Some(11) => (Reason::Auth, WRONG_LOGIN),
+        Some(391) => (
+            Reason::Auth,
+            "the server wants the login anew: it has ended, or the user has changed meanwhile",
+        ),
+        Some(279) => (
+            Reason::Unavailable,
+            "the server has taken the connection for closed, and given up the request",
+        ),
         Some(13) if says("requires authentication") => (
             Reason::Auth,
             "the server wants a login: give `username` and `password`, or a `secretRef`",
@@ -318,6 +326,11 @@ pub(super) mod tests {
         message
     }
 
+    /// What is read of it.
+    pub(crate) fn reply(body: &RawDocument) -> Reply {
+        parse(&reply_to(1, body), 1).unwrap()
+    }
+
     #[test]
     fn each_error_has_its_reason() {
         for (code, name, message, reason) in [
@@ -349,6 +362,8 @@ pub(super) mod tests {
                 "not authorized on app to execute command",
                 Reason::Permission,
             ),
+            (391, "ReauthenticationRequired", "", Reason::Auth),
+            (279, "ClientDisconnect", "", Reason::Unavailable),
             (91, "ShutdownInProgress", "", Reason::Unavailable),
             (11600, "InterruptedAtShutdown", "", Reason::Unavailable),
             (

@@ -9,7 +9,7 @@ use std::time::Duration;
 use conncheck_config::{Field, Secret, closest};
 
 use super::tds::PACKET_MAX_BYTES;
-use crate::address::Location;
+use crate::address::{ENCODE, Location, options_may_be_password};
 use crate::attempt::Address;
 use crate::probe::{Access, Invalid};
 use crate::schema::{words, written};
@@ -318,6 +318,9 @@ impl Reader<'_> {
             });
             match keyword {
                 Some(keyword) => self.put(&mut dsn, option, keyword, value)?,
+                None if options_may_be_password(self.access) => {
+                    return Err(self.bad("it has an option that is not known").hint(ENCODE));
+                }
                 None => return Err(self.unknown("option", option)),
             }
         }

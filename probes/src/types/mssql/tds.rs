@@ -3,10 +3,12 @@
 //! Nothing that is read here is believed: a length is not allocated for before its bytes have come,
 //! and what does not parse is an error.
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::coop::consume_budget;
 
 use crate::attempt::Stream;
-use crate::cause::Cause;
+use crate::cause::{Cause, heard_or_sent};
 use crate::outcome::Reason;
 
 /// Types of messages.
@@ -116,7 +118,7 @@ pub(super) struct ServerError {
 pub(super) struct Wire {
     stream: Stream,
     /// What has come and is not yet a whole packet.
-    received: Vec<u8>,
+    received: BytesMut,
     /// What is inside of the packets of the message that is being read.
     payload: Vec<u8>,
     /// How much of it has been read.
@@ -130,7 +132,7 @@ impl Wire {
     pub(super) fn new(stream: Stream) -> Self {
         Self {
             stream,
-            received: Vec::new(),
+            received: BytesMut::new(),
             payload: Vec::new(),
             at: 0,
             is_last: false,
@@ -224,16 +226,13 @@ impl Wire {
     async fn first_packet(&mut self, sent: Result<(), Cause>) -> Result<(), Cause> {
         self.payload.clear();
         self.at = 0;
-        match (self.next_packet().await, sent) {
-            (Ok(()), _) => Ok(()),
-            (Err(cause), Ok(())) => Err(cause),
-            (Err(cause), Err(_)) if cause.reason != Reason::ConnectReset => Err(cause),
-            (Err(_), Err(cause)) => Err(cause),
-        }
+        heard_or_sent(self.next_packet().await, sent)
     }
 
     /// Reads one packet more. What has come of it is kept when this is cut.
     async fn next_packet(&mut self) -> Result<(), Cause> {
+        // An empty one costs the server next to nothing, and millions of them come in one piece.
+        consume_budget().await;
         loop {
             if let Some(length) = packet_length(&self.received)?
                 && self.received.len() >= length
@@ -241,7 +240,7 @@ impl Wire {
                 self.is_last = self.received[1] & END_OF_MESSAGE != 0;
                 self.payload
                     .extend_from_slice(&self.received[HEADER_BYTES..length]);
-                self.received.drain(..length);
+                self.received.advance(length);
                 return Ok(());
             }
             if self.stream.read_buf(&mut self.received).await? == 0 {
@@ -326,15 +325,27 @@ impl Wire {
 
     async fn tokens(&mut self, answer: &mut Answer) -> Result<(), Cause> {
         let mut columns = Vec::new();
+        // Whether the token before was one that ends a response. An answer without is cut short,
+        // though its last packet says that it is the last.
+        let mut is_whole = false;
         loop {
+            consume_budget().await;
             while self.at == self.payload.len() {
-                if self.is_last {
-                    return Ok(());
+                match (self.is_last, is_whole) {
+                    (true, true) => return Ok(()),
+                    (true, false) => {
+                        return Err(Cause::protocol(
+                            "the server's answer breaks off: it has no end (`DONE`)",
+                        )
+                        .hint("is it a SQL Server, and not something that only begins like one?"));
+                    }
+                    (false, _) => {}
                 }
                 self.payload.clear();
                 self.at = 0;
                 self.next_packet().await?;
             }
+            is_whole = false;
             match self.u8().await? {
                 0x79 => self.skip(4).await?,
                 0x81 => columns = self.columns().await?,
@@ -374,10 +385,11 @@ impl Wire {
                     let length = self.u32().await?;
                     self.skip(u64::from(length)).await?;
                 }
-                // DONE, DONEPROC, DONEINPROC.
-                0xFD..=0xFF => {
+                // DONE, DONEPROC, and DONEINPROC, behind which there is always one of these.
+                token @ 0xFD..=0xFF => {
                     let done: [u8; DONE_BYTES - 1] = self.array().await?;
                     let status = u16::from_le_bytes([done[0], done[1]]);
+                    is_whole = token != 0xFF && status & DONE_MORE == 0;
                     answer.failed |= status & (DONE_ERROR | DONE_SERVER_ERROR) != 0;
                 }
                 other => return Err(unreadable(&format!("the token 0x{other:02X}"))),
@@ -389,7 +401,8 @@ impl Wire {
     async fn columns(&mut self) -> Result<Vec<Layout>, Cause> {
         let count = match self.u16().await? {
             u16::MAX => 0,
-            count => count,
+            count @ ..=COLUMNS_MAX => count,
+            count => return Err(unreadable(&format!("a result of {count} columns"))),
         };
         let mut columns = Vec::new();
         for _ in 0..count {
@@ -412,7 +425,8 @@ impl Wire {
     /// table.
     async fn type_info(&mut self) -> Result<(Layout, bool), Cause> {
         let (after, layout) = match self.u8().await? {
-            0x1F => (0, Layout::Fixed(0)),
+            // Not the type 0x1F, of which every value is null: it is one for clients alone. As no value
+            // is without a byte of its own, a row costs us as much as it is long.
             0x30 | 0x32 => (0, Layout::Fixed(1)),
             0x34 => (0, Layout::Fixed(2)),
             0x38 | 0x3A | 0x3B | 0x7A => (0, Layout::Fixed(4)),
@@ -541,9 +555,13 @@ impl Wire {
 
 /// The token, its status, the command, a count.
 const DONE_BYTES: usize = 13;
+const DONE_MORE: u16 = 0x0001;
 const DONE_ERROR: u16 = 0x0002;
 const DONE_ATTENTION: u16 = 0x0020;
 const DONE_SERVER_ERROR: u16 = 0x0100;
+
+/// The most columns of a result (of a `SELECT`; a table has at most 1,024).
+const COLUMNS_MAX: u16 = 4096;
 
 /// How a value says how long it is.
 #[derive(Clone, Copy, Debug)]
@@ -937,17 +955,88 @@ mod tests {
 
     #[tokio::test]
     async fn every_end_of_an_answer_that_is_too_early_is_an_error() {
-        let payload = [ONE, &error(208, "x"), &done(0x02)].concat();
-        // Where a token ends an answer may end too.
-        let ends = [11, ONE.len(), ONE.len() + error(208, "x").len()];
-        for length in 1..payload.len() {
-            let res = read(&payload[..length], 4096).await;
-            let is_cut = !ends.contains(&length);
-            match res {
-                Err(cause) => assert_eq!(cause.reason, Reason::Protocol, "{length}"),
-                // The error that came before is worth more.
-                Ok(answer) => assert!(!is_cut || answer.error.is_some(), "{length}"),
+        let with_an_error = [ONE, &error(208, "x"), &done(0x02)].concat();
+        let error_ends = ONE.len() + error(208, "x").len();
+        for payload in [with_an_error, [ONE, &done(0x11), ONE, &done(0)].concat()] {
+            for length in 0..payload.len() {
+                match read(&payload[..length], 4096).await {
+                    Err(cause) => assert_eq!(cause.reason, Reason::Protocol, "{length}"),
+                    // The error that came before is worth more.
+                    Ok(answer) => assert!(
+                        answer.error.is_some() && length >= error_ends,
+                        "{length}: {answer:?}"
+                    ),
+                }
             }
+            read(&payload, 4096).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_with_what_says_that_it_is_over() {
+        let of = |token: u8, status: u16| [&[token], &done(status)[1..]].concat();
+        for end in [of(0xFD, 0), of(0xFE, 0), of(0xFD, 0x10)] {
+            read(&[ONE, &end].concat(), 4096).await.unwrap();
+        }
+        for no_end in [
+            Vec::new(),
+            ONE.to_vec(),
+            of(0xFD, DONE_MORE),
+            of(0xFE, DONE_MORE | 0x10),
+            of(0xFF, 0),
+            [&done(0)[..], ONE].concat(),
+        ] {
+            let cause = read(&no_end, 4096).await.expect_err("cut short");
+            assert_eq!(cause.reason, Reason::Protocol);
+            assert!(cause.message.contains("breaks off"), "{cause:?}");
+        }
+    }
+
+    /// Reads what comes for as long as it is allowed to, and says for how long it was at it.
+    async fn read_without_end(head: &[u8], piece: &[u8]) -> std::time::Duration {
+        let bytes = [head, &piece.repeat(8 * 1024 * 1024 / piece.len())].concat();
+        // Never pending, so that nothing but the budget of a task makes it let go.
+        let mut wire = Wire::new(Stream::new(tokio::io::join(
+            std::io::Cursor::new(bytes),
+            tokio::io::sink(),
+        )));
+        let start = tokio::time::Instant::now();
+        let reader = async {
+            wire.first_packet(Ok(())).await?;
+            wire.answer().await
+        };
+        let limit = std::time::Duration::from_millis(50);
+        assert!(
+            tokio::time::timeout(limit, reader).await.is_err(),
+            "it has an end, or did not let go"
+        );
+        start.elapsed()
+    }
+
+    #[tokio::test]
+    async fn what_has_no_end_is_cut_at_the_deadline() {
+        let in_packets = |payload: &[u8]| {
+            let mut packet = packets(RESPONSE, payload, PACKET_MAX_BYTES);
+            packet[1] = 0;
+            packet
+        };
+        let empty_rows = in_packets(&[0xD1; 32_000]);
+        let wide = [
+            &[0x81, 0, 0x10][..],
+            &[0, 0, 0, 0, 0, 0, 0x26, 4, 0].repeat(4096),
+        ]
+        .concat();
+        let (first, rest) = wide.split_at(32_000);
+        let columns = [in_packets(first), in_packets(rest)].concat();
+        // A bitmap of nulls, and nothing behind it.
+        let all_null = in_packets(&[&[0xD2][..], &[0xFF; 512]].concat().repeat(60));
+        for (head, piece) in [
+            (&[][..], &[RESPONSE, 0, 0, 8, 0, 0, 0, 0][..]),
+            (&[], &empty_rows),
+            (&columns, &all_null),
+        ] {
+            let took = read_without_end(head, piece).await;
+            assert!(took < std::time::Duration::from_secs(2), "{took:?}");
         }
     }
 
@@ -958,9 +1047,17 @@ mod tests {
             &[0xAA, 0xFF, 0xFF, 0][..],
             &[0xAE, 1, 0xFF, 0xFF, 0xFF, 0xFF, 0],
             &[0xE4, 0xFF, 0xFF, 0xFF, 0xFF, 0],
-            // 65,534 columns; a type that does not exist; a token likewise.
+            // 65,534 columns; 4,097; a type that does not exist, and one that is for clients; a token
+            // that does not exist.
             &[0x81, 0xFE, 0xFF, 0, 0],
+            &[
+                &[0x81, 1, 0x10][..],
+                &[0, 0, 0, 0, 0, 0, 0x38, 0].repeat(4097),
+                &done(0),
+            ]
+            .concat(),
             &[0x81, 1, 0, 0, 0, 0, 0, 0, 0, 0x77, 0],
+            &[0x81, 1, 0, 0, 0, 0, 0, 0, 0, 0x1F, 0, 0xD1],
             &[0x42],
             // A change of the packets' length to what cannot be.
             &[0xE3, 7, 0, 4, 2, b'1', 0, b'2', 0, 0],

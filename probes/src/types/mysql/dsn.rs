@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use conncheck_config::{Field, Secret};
 use mysql_common::collations::{Collation, CollationId};
-use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 
-use crate::address::{Location, host_and_port, unknown_option};
+use crate::address::{
+    Location, host_and_port, leniently_decoded, options_may_be_password, unknown_option,
+};
 use crate::attempt::Address;
 use crate::probe::{Access, Invalid};
 use crate::schema::{words, written};
@@ -37,6 +38,8 @@ pub(super) struct Dsn {
 #[derive(Debug, Default)]
 pub(super) struct Options {
     pub(super) tls: Option<TlsMode>,
+    /// A bare `ssl=true` or `ssl=false`, which may stand beside a mode.
+    ssl: Option<bool>,
     /// Paths.
     pub(super) ssl_ca: Option<String>,
     pub(super) ssl_cert: Option<String>,
@@ -65,7 +68,8 @@ pub(super) struct Options {
     socket: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// From the one that asks for least to the one that asks for most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum TlsMode {
     Disabled,
     Preferred,
@@ -398,6 +402,7 @@ impl Parts {
         for (option, value) in &self.options {
             options.read(access, option, value)?;
         }
+        options.tls = options.mode(access)?;
         let address = match (options.socket.take(), self.address) {
             (Some(path), _) => Address::Unix(path.into()),
             (None, Some(address)) => address,
@@ -417,10 +422,7 @@ impl Parts {
 }
 
 fn decode(access: &Access<'_>, text: &str) -> Result<String, Invalid> {
-    percent_decode_str(text)
-        .decode_utf8()
-        .map(std::borrow::Cow::into_owned)
-        .map_err(|_| bad(access, "a percent-encoded part of it is not UTF-8 text"))
+    leniently_decoded(text).map_err(|error| bad(access, error))
 }
 
 /// `tcp(host:3306)`, `unix(/path)`, or a host alone.
@@ -492,13 +494,17 @@ impl Options {
             _ => Err(wrong("is neither `true` nor `false`")),
         };
         match plain(option).as_str() {
-            // Those who write this mean TLS, and no more.
-            "ssl" if value == "true" => self.tls = Some(TlsMode::Required),
+            "ssl" if value.eq_ignore_ascii_case("true") => {
+                agree(access, &mut self.ssl, true)?;
+            }
+            "ssl" if value.eq_ignore_ascii_case("false") => {
+                agree(access, &mut self.ssl, false)?;
+            }
             "tls" | "sslmode" | "ssl" => {
                 let mode = TlsMode::read(value).map_err(|hint| {
                     bad(access, format!("unknown value of `{option}`")).hint(hint)
                 })?;
-                self.tls = Some(mode);
+                agree(access, &mut self.tls, mode)?;
             }
             "sslca" => self.ssl_ca = Some(value.to_owned()),
             "sslcert" => self.ssl_cert = Some(value.to_owned()),
@@ -564,13 +570,28 @@ impl Options {
                     let known = HONOURED.iter().chain(VARIABLES).copied();
                     let unknown = unknown_option(access, option, HONOURED);
                     return Err(match conncheck_config::closest(option, known) {
-                        Some(close) => unknown.hint(format!("did you mean `{close}`?")),
-                        None => unknown,
+                        Some(close) if !options_may_be_password(access) => {
+                            unknown.hint(format!("did you mean `{close}`?"))
+                        }
+                        _ => unknown,
                     });
                 }
             }
         }
         Ok(())
+    }
+
+    /// What `tls`, `sslMode` and `ssl` come to, in whatever order. Those who write `ssl=true` alone
+    /// mean TLS and no more, and take back nothing that a mode asks for.
+    fn mode(&self, access: &Access<'_>) -> Result<Option<TlsMode>, Invalid> {
+        match (self.ssl, self.tls) {
+            (None, mode) => Ok(mode),
+            (Some(true), Some(TlsMode::Disabled)) => Err(contradiction(access)),
+            (Some(true), Some(mode)) => Ok(Some(mode.max(TlsMode::Required))),
+            (Some(true), None) => Ok(Some(TlsMode::Required)),
+            (Some(false), None | Some(TlsMode::Disabled)) => Ok(Some(TlsMode::Disabled)),
+            (Some(false), Some(_)) => Err(contradiction(access)),
+        }
     }
 
     /// `TLSv1.2`, or a list of such, with or without brackets.
@@ -603,6 +624,26 @@ impl Options {
         let default = DEFAULT_COLLATION;
         self.collation.or(self.charset).unwrap_or(default)
     }
+}
+
+/// Sets what may be said more than once, if it is the same each time.
+fn agree<T: Copy + PartialEq>(
+    access: &Access<'_>,
+    known: &mut Option<T>,
+    value: T,
+) -> Result<(), Invalid> {
+    match known.get_or_insert(value) == &value {
+        true => Ok(()),
+        false => Err(contradiction(access)),
+    }
+}
+
+fn contradiction(access: &Access<'_>) -> Invalid {
+    bad(
+        access,
+        "`tls`, `sslMode` and `ssl` in it contradict each other",
+    )
+    .hint("leave one of them; `tls=verify-full` verifies the server and its name")
 }
 
 /// The login has one byte for it, so what came later than that is not to be had.
@@ -860,6 +901,41 @@ mod tests {
             assert_eq!(options(option).unwrap().tls, Some(mode), "{option}");
         }
         assert_eq!(options("").unwrap().tls, None);
+    }
+
+    #[test]
+    fn nothing_takes_back_a_mode_that_verifies() {
+        for (mode, with_true) in [
+            ("tls=verify-full", TlsMode::VerifyFull),
+            ("sslMode=VERIFY_CA", TlsMode::VerifyCa),
+            ("sslMode=REQUIRED", TlsMode::Required),
+            ("tls=preferred", TlsMode::Required),
+            (
+                "tls=verify-full&sslMode=VERIFY_IDENTITY",
+                TlsMode::VerifyFull,
+            ),
+        ] {
+            for text in [format!("{mode}&ssl=true"), format!("ssl=TRUE&{mode}")] {
+                assert_eq!(options(&text).unwrap().tls, Some(with_true), "{text}");
+            }
+        }
+        assert_eq!(
+            options("ssl=false&tls=false").unwrap().tls,
+            Some(TlsMode::Disabled)
+        );
+        for (one, other) in [
+            ("tls=verify-full", "sslMode=PREFERRED"),
+            ("tls=true", "ssl-mode=VERIFY_CA"),
+            ("tls=disabled", "ssl=true"),
+            ("tls=preferred", "ssl=false"),
+            ("sslMode=VERIFY_CA", "ssl=VERIFY_IDENTITY"),
+            ("ssl=true", "ssl=false"),
+        ] {
+            for text in [format!("{one}&{other}"), format!("{other}&{one}")] {
+                let mistake = options(&text).expect_err(&text);
+                assert!(mistake.contains("contradict"), "{text}: {mistake}");
+            }
+        }
     }
 
     #[test]
