@@ -206,7 +206,7 @@ pub(crate) fn host_and_port(host: &str) -> Result<(&str, &str), Mistake> {
     };
     match port.contains(':') {
         true => Err(mistake("a host has too many `:`")
-            .hint("an IPv6 address stands in brackets: `[::1]:5432`")),
+            .hint("an IPv6 address stands in brackets: `[::1]:PORT`")),
         false => Ok((name, port)),
     }
 }

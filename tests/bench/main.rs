@@ -29,9 +29,10 @@ use conncheck_probes::{
     Deadline, Env, Failure, Files, Outcome, Phase, Probe, Reason, ResolverChoice, TlsFacts, types,
 };
 use conncheck_rig::process::{Process as Server, Spec};
-use conncheck_rig::{Rig, ports, prometheus};
+use conncheck_rig::{PASSWORD, Rig, SecantusKind, Slapd, SlapdKind, ports, prometheus};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 const CONNECTIONS: u32 = 10_000;
 
@@ -194,6 +195,9 @@ fn attempts(c: &mut Criterion) {
     conncheck_probes::install_crypto_provider();
     let rig = Rig::start().unwrap();
     let (nginx, postgres) = (rig.nginx().unwrap(), rig.postgres().unwrap());
+    let (redis, mariadb) = (rig.redis().unwrap(), rig.mariadb().unwrap());
+    let (rabbitmq, slapd) = (rig.rabbitmq().unwrap(), rig.get(SlapdKind::Main).unwrap());
+    let (mongodb, postfix) = (rig.get(SecantusKind::Main).unwrap(), rig.postfix().unwrap());
     let ca = &rig.pki().ca.cert_pem;
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let env = runtime.block_on(async { Env::new(&ResolverChoice::Auto).unwrap() });
@@ -203,20 +207,46 @@ fn attempts(c: &mut Criterion) {
     let http = format!("http://127.0.0.1:{}/health", nginx.http);
     let https = format!("https://127.0.0.1:{}/health", nginx.https);
     let login = postgres.url("probe").replace("localhost", "127.0.0.1");
+    let by_address = |url: String| url.replace("localhost", "127.0.0.1");
+    let of = |kind: &str, url: String| json!({"type": kind, "url": by_address(url), "caCert": ca});
+    let mysql = |mode: &str| of("mysql", format!("{}?tls={mode}", mariadb.url("probe")));
+    let ldap = |url: String| {
+        let mut spec = of("ldap", url);
+        spec["username"] = Slapd::dn("probe").into();
+        spec["password"] = PASSWORD.into();
+        spec
+    };
+    let smtp = |encryption: &str| {
+        let mut spec = of("smtp", format!("smtp://localhost:{}", postfix.smtp));
+        spec["properties"] = json!({"encryption": encryption});
+        spec
+    };
+    let without_ca = |mut spec: Value| {
+        spec.as_object_mut().unwrap().remove("caCert");
+        spec
+    };
     for (name, spec) in [
-        ("http", serde_json::json!({"type": "http", "url": http})),
-        (
-            "https",
-            serde_json::json!({"type": "http", "url": https, "caCert": ca}),
-        ),
+        ("http", of("http", http.clone())),
+        ("https", of("http", https.clone())),
         (
             "postgres, scram",
-            serde_json::json!({"type": "postgres", "url": format!("{login}?sslmode=disable")}),
+            of("postgres", format!("{login}?sslmode=disable")),
         ),
         (
             "postgres, scram, tls",
-            serde_json::json!({"type": "postgres", "url": format!("{login}?sslmode=verify-full"), "caCert": ca}),
+            of("postgres", format!("{login}?sslmode=verify-full")),
         ),
+        ("redis", without_ca(of("redis", redis.url("probe")))),
+        ("redis, tls", of("redis", redis.tls_url("probe"))),
+        ("mysql", without_ca(mysql("disabled"))),
+        ("mysql, tls", mysql("verify-full")),
+        ("mongodb, scram", of("mongodb", mongodb.url("probe"))),
+        ("amqp", without_ca(of("amqp", rabbitmq.url("probe")))),
+        ("amqp, tls", of("amqp", rabbitmq.tls_url("probe"))),
+        ("ldap", without_ca(ldap(slapd.url()))),
+        ("ldap, tls", ldap(slapd.tls_url())),
+        ("smtp", without_ca(smtp("none"))),
+        ("smtp, starttls", smtp("explicitTLS")),
     ] {
         let probe = probe(&spec);
         group.bench_function(name, |b| {
@@ -238,15 +268,83 @@ fn attempts(c: &mut Criterion) {
         });
     }
     group.sample_size(10);
-    group.bench_function("postgres, scram, by psql", |b| {
-        b.iter(|| {
-            let done = Command::new("psql")
-                .args(["-X", "-c", "SELECT 1", &format!("{login}?sslmode=disable")])
-                .output()
-                .unwrap();
-            assert!(done.status.success());
+    // What a check that starts a program pays.
+    let login = format!("{login}?sslmode=disable");
+    let (redis_port, mariadb_port, slapd_port) = (
+        redis.port().to_string(),
+        mariadb.port().to_string(),
+        slapd.port().to_string(),
+    );
+    let (uri, dn) = (by_address(slapd.url()), Slapd::dn("probe"));
+    let password = format!("-p{PASSWORD}");
+    for (name, program) in [
+        (
+            "postgres, scram, by psql",
+            vec!["psql", "-X", "-c", "SELECT 1", &login],
+        ),
+        (
+            "redis, by redis-cli",
+            vec![
+                "redis-cli",
+                "-p",
+                &redis_port,
+                "--user",
+                "probe",
+                "--pass",
+                PASSWORD,
+                "--no-auth-warning",
+                "PING",
+            ],
+        ),
+        (
+            "mysql, by mariadb-admin",
+            vec![
+                "mariadb-admin",
+                "--no-defaults",
+                "-h127.0.0.1",
+                "-P",
+                &mariadb_port,
+                "-uprobe",
+                &password,
+                "ping",
+            ],
+        ),
+        (
+            "ldap, by ldapwhoami",
+            vec!["ldapwhoami", "-x", "-H", &uri, "-D", &dn, "-w", PASSWORD],
+        ),
+        (
+            "ldap, by check_ldap",
+            vec![
+                "/usr/lib/nagios/plugins/check_ldap",
+                "-H",
+                "127.0.0.1",
+                "-p",
+                &slapd_port,
+                "-3",
+                "-b",
+                "",
+                "-D",
+                &dn,
+                "-P",
+                PASSWORD,
+            ],
+        ),
+    ] {
+        let Ok(_) = Command::new(program[0]).arg("--help").output() else {
+            eprintln!("{name}: `{}` is not here", program[0]);
+            continue;
+        };
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let done = Command::new(program[0])
+                    .args(&program[1..])
+                    .output()
+                    .unwrap();
+                assert!(done.status.success(), "{done:?}");
+            });
         });
-    });
+    }
     group.finish();
 }
 
