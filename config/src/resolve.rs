@@ -133,6 +133,11 @@ impl Resolved {
     pub fn place_of(&self, field: Field) -> Place {
         self.places.get(&field).unwrap_or(&self.place).clone()
     }
+
+    /// Whether `spec` itself gives `field`, not only a secret that holds more than is needed.
+    pub fn is_in_spec(&self, field: Field) -> bool {
+        self.places.contains_key(&field)
+    }
 }
 
 /// Keys of a whole secret that mean the same, first one first.
@@ -144,7 +149,7 @@ const CLIENT_CERT: [&str; 1] = ["tls.crt"];
 const CLIENT_KEY: [&str; 1] = ["tls.key"];
 
 /// Further keys that some type reads from a whole secret.
-const TYPES_OWN: [&str; 25] = [
+const TYPES_OWN: &[&str] = &[
     "token",
     "bearer",
     "apiKey",
@@ -154,6 +159,8 @@ const TYPES_OWN: [&str; 25] = [
     "clientSecret",
     "client-secret",
     "kubeconfig",
+    "config",
+    "value",
     "credentials",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -171,6 +178,20 @@ const TYPES_OWN: [&str; 25] = [
     "secret-key",
     "session-token",
 ];
+
+/// Every key that is read from a whole secret.
+fn known_keys<'a>() -> impl Iterator<Item = &'a str> {
+    let keys: [&[&'a str]; 7] = [
+        &USERNAME,
+        &PASSWORD,
+        &URL,
+        &CA_CERT,
+        &CLIENT_CERT,
+        &CLIENT_KEY,
+        TYPES_OWN,
+    ];
+    keys.into_iter().flatten().copied()
+}
 
 /// Whether the key of a `secretRef` is named like a URL.
 fn names_url(key: &str) -> bool {
@@ -393,19 +414,7 @@ impl<'a> Run<'a> {
                 Some(key) => {
                     keys.insert(key);
                 }
-                None => keys.extend(
-                    [
-                        &USERNAME[..],
-                        &PASSWORD,
-                        &URL,
-                        &CA_CERT,
-                        &CLIENT_CERT,
-                        &CLIENT_KEY,
-                        &TYPES_OWN,
-                    ]
-                    .into_iter()
-                    .flatten(),
-                ),
+                None => keys.extend(known_keys()),
             }
         }
         for ((kind, id), (place, keys)) in wanted {
@@ -430,9 +439,25 @@ impl<'a> Run<'a> {
         };
         let id = secret_id(connection, secret);
         let Some(key) = &secret.key else {
-            return match self.objects.get(&(RefKind::Secret, id)) {
+            return match self.objects.get(&(RefKind::Secret, id.clone())) {
                 Some(Some(found)) => {
                     self.secrets.extend(found.values.values());
+                    if !known_keys().any(|key| found.values.contains_key(key)) {
+                        let keys: Vec<&String> = found.values.keys().collect();
+                        let rest = match keys.as_slice() {
+                            [] => "has no keys".to_owned(),
+                            keys => format!("has no key that is read; it has {}", listed(keys)),
+                        };
+                        self.unresolved.push(Unresolved {
+                            place: secret.place.clone(),
+                            message: format!("secret `{id}` {rest}"),
+                            hint: Some(
+                                "name the one that counts with `secretRef.key`, or call them `username` and `password`"
+                                    .to_owned(),
+                            ),
+                        });
+                        return Whole::Unknown;
+                    }
                     let values = found.values.iter();
                     let values =
                         values.map(|(key, value)| (key.clone(), without_line_break(value)));
@@ -445,7 +470,8 @@ impl<'a> Run<'a> {
         if let Got::Value(value) = &got {
             self.secrets.add(value);
         }
-        self.key = got.trimmed();
+        let what = format!("key `{key}` of the secret");
+        self.key = self.not_blank(got, &what, &secret.place).trimmed();
         Whole::Values(BTreeMap::new())
     }
 
@@ -522,7 +548,29 @@ impl<'a> Run<'a> {
             Some(Value {
                 source: Source::Reference(reference),
                 place,
-            }) => self.reference(reference, place),
+            }) => {
+                let got = self.reference(reference, place);
+                self.not_blank(got, "what is behind this reference", place)
+            }
+        }
+    }
+
+    /// Nothing where something was referred to: without it a probe would go without a login, say, and
+    /// be up.
+    fn not_blank(&mut self, got: Got, what: &str, place: &Place) -> Got {
+        match got {
+            Got::Value(value) if value.trimmed().is_empty() => {
+                self.unresolved.push(Unresolved {
+                    place: place.clone(),
+                    message: format!("{what} is empty"),
+                    hint: Some(
+                        "a rotation that is half done? leave the reference out if nothing is meant"
+                            .to_owned(),
+                    ),
+                });
+                Got::Unknown
+            }
+            got => got,
         }
     }
 

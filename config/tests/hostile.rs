@@ -310,7 +310,7 @@ proptest! {
     fn a_template_brings_any_secret_through_a_dsn(secret in "[^\\x00]{1,40}") {
         let secret = secret.trim().to_owned();
         prop_assume!(!secret.is_empty());
-        let dsn = fill("host=h password=$(password) user=u", "", &secret);
+        let dsn = fill("host=h password=$(password) user=u", "u", &secret);
         let quoted = dsn.strip_prefix("host=h password='").unwrap().strip_suffix("' user=u").unwrap();
         let mut found = String::new();
         let mut chars = quoted.chars();

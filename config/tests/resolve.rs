@@ -36,11 +36,15 @@ impl Lookup for Store {
                 ("ca.crt", "-----BEGIN CERTIFICATE-----\n"),
                 ("token", "tok-12345\n"),
                 ("host", "production-db"),
+                ("blank", " \n"),
             ],
+            (RefKind::Secret, "default", "odd") => &[("bindDN", "cn=x"), ("bindPassword", "y")],
             (RefKind::Secret, "vault", "empty") => &[],
-            (RefKind::ConfigMap, "default", "db") => {
-                &[("host", "db.example.com\n"), ("user", "confmap-user")]
-            }
+            (RefKind::ConfigMap, "default", "db") => &[
+                ("host", "db.example.com\n"),
+                ("user", "confmap-user"),
+                ("blank", "\n"),
+            ],
             _ => {
                 return Err(NotFound {
                     looked_in: vec![
@@ -125,7 +129,7 @@ fn a_whole_secret_brings_its_keys() {
     );
     assert_eq!(resolved.key, None);
     let others: Vec<&str> = resolved.others.keys().map(String::as_str).collect();
-    assert_eq!(others, ["host", "token"]);
+    assert_eq!(others, ["blank", "host", "token"]);
     assert_eq!(resolved.others["token"].expose(), "tok-12345");
     // Its URL's templates are filled; an unknown name there is nobody's mistake of ours.
     assert_eq!(
@@ -190,6 +194,26 @@ fn references_stand_wherever_a_value_may() {
     }
     let (deep, number): (Deep, u8) = properties.get("deep").unwrap().deserialize().unwrap();
     assert_eq!((deep.x.as_str(), number), ("tok-12345", 7));
+}
+
+/// Without it a probe would go without a login, and be up where anybody is let in.
+#[test]
+fn nothing_where_something_was_referred_to_is_told() {
+    assert_eq!(
+        unresolved(
+            "  type: ldap\n  secretRef: {name: db, key: blank}\n  password: configmap://db/blank\n"
+        ),
+        [
+            "t.yaml:6:14: key `blank` of the secret is empty; a rotation that is half done? leave the reference out if nothing is meant",
+            "t.yaml:7:13: what is behind this reference is empty; a rotation that is half done? leave the reference out if nothing is meant",
+        ]
+    );
+    assert_eq!(
+        unresolved("  type: ldap\n  secretRef: {name: odd}\n"),
+        [
+            "t.yaml:6:14: secret `default/odd` has no key that is read; it has `bindDN` and `bindPassword`; name the one that counts with `secretRef.key`, or call them `username` and `password`"
+        ]
+    );
 }
 
 #[test]
@@ -263,7 +287,7 @@ fn what_is_missing_is_named_with_where_it_was_looked_for() {
         ),
         [
             "t.yaml:8:13: secret `default/nope` was not found; looked in: documents, environment CONNCHECK_SECRET_X_*",
-            "t.yaml:7:13: secret `default/db` has no key `pass`; it has `ca.crt`, `host`, `password`, `token`, `uri` and `username`; found in the store",
+            "t.yaml:7:13: secret `default/db` has no key `pass`; it has `blank`, `ca.crt`, `host`, `password`, `token`, `uri` and `username`; found in the store",
         ]
     );
     assert_eq!(
@@ -281,7 +305,7 @@ fn what_is_missing_is_named_with_where_it_was_looked_for() {
             "  type: http\n  url: https://$(password)@h/\n  secretRef: {name: empty, namespace: vault}\n"
         ),
         [
-            "t.yaml:6:8: nothing to fill `$(password)` with; secret `vault/empty` has no `password`, and `spec.password` is empty"
+            "t.yaml:7:14: secret `vault/empty` has no keys; name the one that counts with `secretRef.key`, or call them `username` and `password`"
         ]
     );
 }

@@ -1181,7 +1181,9 @@ impl From<hyper::Error> for Cause {
         let inner = crate::cause::find::<hyper::Error>(&error).unwrap_or(&error);
         // hyper asks for its server half before it lets one ask `is_parse_too_large`.
         if inner.to_string() == "message head is too large" {
-            return Self::protocol("the head of the answer is larger than 64 KiB");
+            return Self::protocol(
+                "the head of the answer is larger than 64 KiB, or has more than 100 headers",
+            );
         }
         if inner.is_parse() {
             return Self::protocol(format!("the answer is not HTTP ({inner})"))
@@ -1342,7 +1344,10 @@ mod tests {
                 "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
                 "the answer is not HTTP (invalid content-length parsed)",
             ),
-            (&too_long, "the head of the answer is larger than 64 KiB"),
+            (
+                &too_long,
+                "the head of the answer is larger than 64 KiB, or has more than 100 headers",
+            ),
             (
                 "\x15\x03\x01\x00\x02\x02\x46",
                 "the peer speaks TLS on that port",

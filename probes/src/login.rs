@@ -102,8 +102,19 @@ impl Login {
             });
         }
         let given = Given::new(access, url, &settings)?;
-        let mut secrets = Vec::new();
         let mut headers = settings.headers.0;
+        // A password that the owner has encoded.
+        let mut secrets: Vec<Secret> = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| {
+                BASE64_STANDARD
+                    .decode(value.to_str().ok()?.strip_prefix("Basic ")?)
+                    .ok()
+            })
+            .and_then(|login| String::from_utf8(login).ok())
+            .and_then(|login| Some(Secret::new(login.split_once(':')?.1)))
+            .into_iter()
+            .collect();
         let mut claim = |name: HeaderName, value: HeaderValue, what: &str| {
             if headers.contains_key(&name) {
                 let message = format!("{what} and another login both set the header `{name}`");
@@ -150,7 +161,7 @@ impl Login {
             }
             Some(oauth) => Some(OAuth::new(&access, oauth, given.client_secret)?),
         };
-        secrets.extend(oauth.iter().filter_map(|oauth| oauth.authorization.clone()));
+        secrets.extend(oauth.iter().flat_map(|oauth| oauth.secrets.clone()));
         Ok(Self {
             headers,
             oauth,
@@ -182,7 +193,7 @@ impl Login {
         &self.secrets
     }
 
-    fn sends_authorization(&self) -> bool {
+    pub(crate) fn sends_authorization(&self) -> bool {
         self.oauth.is_some() || self.headers.contains_key(header::AUTHORIZATION)
     }
 
@@ -385,7 +396,9 @@ fn elastic_api_key(key: &Secret) -> (Secret, Vec<Secret>) {
 /// The part of an `Authorization` behind its scheme: a server may echo it.
 pub(crate) fn encoded(value: &HeaderValue) -> Secret {
     let text = value.to_str().unwrap_or_default();
-    Secret::new(text.split_once(' ').map_or(text, |(_, encoded)| encoded))
+    let text = text.split_once(' ').map_or(text, |(_, encoded)| encoded);
+    // Whoever echoes base64 may leave its padding out.
+    Secret::new(text.trim_end_matches('='))
 }
 
 /// What a refused token's owner should know first.
@@ -416,7 +429,7 @@ pub(crate) fn expiry_of(token: &str) -> Option<Timestamp> {
 struct OAuth {
     request: Request,
     /// As it is sent, if it is sent in the header.
-    authorization: Option<Secret>,
+    secrets: Vec<Secret>,
 }
 
 impl OAuth {
@@ -454,13 +467,13 @@ impl OAuth {
             form.append_pair(name, value.expose());
         }
         let mut authorization = None;
+        let encode = |secret: &Secret| -> Secret {
+            let bytes = secret.expose().as_bytes();
+            Secret::new(form_urlencoded::byte_serialize(bytes).collect::<String>())
+        };
         match settings.auth_style {
             AuthStyle::Header => {
                 // Both are form-encoded first (RFC 6749, 2.3.1).
-                let encode = |secret: &Secret| -> Secret {
-                    let bytes = secret.expose().as_bytes();
-                    Secret::new(form_urlencoded::byte_serialize(bytes).collect::<String>())
-                };
                 let value = basic(access, Some(&encode(&client_id)), &encode(&client_secret))?;
                 authorization = Some(value);
             }
@@ -470,14 +483,12 @@ impl OAuth {
             }
         }
         let mut request = Request::form(url, form.finish());
-        let sent = authorization.as_ref().map(encoded);
+        let mut secrets = vec![encode(&client_secret)];
+        secrets.extend(authorization.as_ref().map(encoded));
         request
             .headers
             .extend(authorization.map(|value| (header::AUTHORIZATION, value)));
-        Ok(Self {
-            request,
-            authorization: sent,
-        })
+        Ok(Self { request, secrets })
     }
 
     async fn token(&self, attempt: &mut Attempt, client: &Client) -> Result<HeaderValue, Failure> {
@@ -589,7 +600,8 @@ impl Headers {
             return Err(E::custom("the header `host` is not a host name"));
         }
         sent.set_sensitive(true);
-        self.0.append(name, sent);
+        // More than 24,576 have no room there.
+        (self.0.try_append(name, sent)).map_err(|_| E::custom("too many headers"))?;
         Ok(())
     }
 }

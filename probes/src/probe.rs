@@ -8,7 +8,7 @@ use conncheck_config::{Field, NodeError, Place, Resolved, Secret, Trust};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use crate::attempt::Attempt;
+use crate::attempt::{Address, Attempt};
 use crate::outcome::{Failure, Reason};
 use crate::scrub::Scrubber;
 use crate::tls::{Tls, TlsMistake, TlsOptions, TlsPart, Verify};
@@ -162,6 +162,27 @@ impl<'a> Access<'a> {
             .map_err(|error| self.invalid(field, error))
     }
 
+    /// Refuses a unix socket to a definition from elsewhere: whoever listens there knows us by our user.
+    pub fn may_reach(&self, address: &Address) -> Result<(), Invalid> {
+        match address {
+            Address::Tcp { .. } => Ok(()),
+            Address::Unix(_) => self.is_ours(Field::Url, "unix sockets are not opened"),
+        }
+    }
+
+    /// Refuses a certificate that `spec` gives where no TLS is spoken: whoever wrote it means TLS. One
+    /// that a secret happens to hold beside the login says nothing.
+    pub fn without_tls(&self, way_out: &'static str) -> Result<(), Invalid> {
+        for (field, name) in [(Field::CaCert, "caCert"), (Field::ClientCert, "clientCert")] {
+            if self.resolved.is_in_spec(field) {
+                return Err(self
+                    .invalid(field, format!("a `{name}`, and no TLS"))
+                    .hint(way_out));
+            }
+        }
+        Ok(())
+    }
+
     /// The author of a definition from elsewhere need not be trusted with our machine.
     fn is_ours(&self, field: Field, refusal: &str) -> Result<(), Invalid> {
         match self.resolved.trust {
@@ -303,4 +324,53 @@ pub(crate) fn settings<P: ProbeType>(resolved: &Resolved) -> Result<P::Settings,
         .properties
         .deserialize_all()
         .map_err(|errors| errors.into_iter().map(mistake).collect())
+}
+
+#[cfg(all(test, feature = "all"))]
+mod tests {
+    use crate::testing::{Authority, build, build_or_say, build_remote, quoted};
+
+    /// Whoever listens on a socket of this machine knows us by our user.
+    #[test]
+    fn who_wrote_it_elsewhere_has_us_open_no_socket() {
+        for (ty, url) in [
+            ("ldap", "ldapi://%2Frun%2Fslapd%2Fldapi"),
+            ("mongodb", "mongodb://%2Ftmp%2Fmongodb-27017.sock/"),
+            ("mysql", "u:p@unix(/run/mysqld/mysqld.sock)/db"),
+            ("postgres", "host=/run/postgresql user=u"),
+            ("redis", "unix:///run/redis/redis.sock"),
+        ] {
+            let spec = format!("url: '{url}'");
+            build(ty, &spec, &[]).unwrap_or_else(|mistakes| panic!("{ty}: {mistakes:?}"));
+            let mistakes = build_remote(ty, &spec, &[]).err().expect(ty);
+            assert_eq!(
+                mistakes[0].message,
+                "unix sockets are not opened for a connection that came from the Kubernetes API"
+            );
+        }
+    }
+
+    /// It would be of no use, and the login would go out in plain text.
+    #[test]
+    fn a_certificate_where_no_tls_is_spoken_is_a_mistake() {
+        for (ty, url) in [
+            ("amqp", "amqp://h"),
+            ("ldap", "ldap://h"),
+            ("redis", "redis://h"),
+        ] {
+            let pem = Authority::new("test authority").pem;
+            let given = format!("url: {url}\ncaCert: {}", quoted(&pem));
+            let message = build_or_say(ty, &given).err();
+            let message = message.expect(ty);
+            assert!(message.starts_with("a `caCert`, and no TLS ("), "{message}");
+            // A secret may hold more than is needed.
+            let carried = format!("url: {url}\nsecretRef: {{name: login}}");
+            let secret = [
+                ("ca.crt", pem.as_str()),
+                ("username", "cn=u"),
+                ("password", "pw"),
+            ];
+            build(ty, &carried, &secret).unwrap_or_else(|mistakes| panic!("{ty}: {mistakes:?}"));
+        }
+    }
 }

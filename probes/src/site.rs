@@ -53,6 +53,11 @@ impl Site {
         self.login.secrets()
     }
 
+    /// Whether we say who we are, by `Authorization`.
+    pub(crate) fn has_login(&self) -> bool {
+        self.login.sends_authorization()
+    }
+
     /// The headers of a request that say who we are. Asks for a token where one is wanted.
     pub(crate) async fn log_in(&self, attempt: &mut Attempt) -> Result<HeaderMap, Failure> {
         self.login.headers(attempt, &self.client).await

@@ -134,7 +134,10 @@ impl ProbeType for Amqp {
         }
         let tls = match with_tls {
             true => Some(tls(&access, &settings, &options)?),
-            false => None,
+            false => {
+                access.without_tls("use `amqps://`, or leave it out")?;
+                None
+            }
         };
         Ok(Self {
             address: location.address(&access, if with_tls { 5671 } else { 5672 })?,

@@ -173,6 +173,11 @@ impl Node {
                 )
                 .hint("leave the end of it out; an index is `properties.index`"));
         }
+        if matches!(index, Some("." | "..")) {
+            return Err(
+                access.invalid(Field::Properties, "`index`: there is no index of that name")
+            );
+        }
         // An index that does not exist is waited for, half a minute if nobody says otherwise.
         let (path, query) = match index {
             None => (&["_cluster", "health"][..], &[][..]),

@@ -13,7 +13,7 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 use conncheck_config::{Field, Secret};
 use http::{Method, StatusCode};
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use schemars::{JsonSchema, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
@@ -153,11 +153,28 @@ impl ProbeType for Http {
             .map_err(|cause| cause.in_phase(Phase::Request))?;
         response.whole()?;
         self.judge_body(&response)
+            .and_then(|()| self.judge_place(&response))
             .map_err(|cause| cause.in_phase(Phase::Request))
     }
 }
 
 impl Http {
+    /// A login that is refused by a redirect to the login page of somebody else, which is there for all.
+    fn judge_place(&self, response: &Response) -> Result<(), Cause> {
+        match &response.elsewhere {
+            Some(elsewhere)
+                if response.is_html() && self.assertions.is_empty() && self.site.has_login() =>
+            {
+                Err(Cause::new(
+                    Reason::Auth,
+                    format!("a redirect led to a page of `{elsewhere}`, where the login was not sent: a login page?"),
+                )
+                .hint("if that page is right, name it in `url`, or say what it holds with `bodyContains`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn judge_status(&self, response: &Response) -> Result<(), Cause> {
         match self.expected.contains(response.status) {
             true => Ok(()),
@@ -262,13 +279,14 @@ fn plain(value: &Value) -> String {
 
 /// A scalar if it is short. Anything longer may be a document, or a secret.
 fn brief(value: &Value) -> String {
-    const SHORT: usize = 40;
+    const SHORT: usize = 38;
     match value {
         Value::Array(items) => format!("a list of {}", items.len()),
         Value::Object(fields) => format!("an object with {} fields", fields.len()),
-        scalar => match scalar.to_string() {
+        // As it is, not as JSON writes it: a secret is known by its own letters.
+        scalar => match plain(scalar) {
             text if text.chars().count() <= SHORT => text,
-            text => format!("a text of {} characters", text.chars().count() - 2),
+            text => format!("a text of {} characters", text.chars().count()),
         },
     }
 }
@@ -388,10 +406,16 @@ impl<'de> Deserialize<'de> for Expected {
 #[derive(Debug)]
 struct BodyRegex(Regex);
 
+/// How large a regular expression may become: it is matched in one go, whatever the deadline says.
+const MOST_REGEX_BYTES: usize = 1 << 20;
+
 impl<'de> Deserialize<'de> for BodyRegex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Regex::new(&text).map(Self).map_err(|error| {
+        let built = RegexBuilder::new(&text)
+            .size_limit(MOST_REGEX_BYTES)
+            .build();
+        built.map(Self).map_err(|error| {
             // The crate draws the expression with a caret under it; its last line says what is wrong.
             let error = error.to_string();
             let what = error.lines().last().unwrap_or_default();
@@ -411,6 +435,12 @@ impl<'de> Deserialize<'de> for Path {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let text = text.trim();
+        // Each further one multiplies what is found by the depth of a body that is not ours.
+        if text.matches("..").count() > 1 {
+            return Err(de::Error::custom(
+                "a JSONPath with more than one `..` takes too long on a large body",
+            ));
+        }
         JsonPath::parse(text).map(Self).map_err(|error| {
             de::Error::custom(match text.starts_with('$') {
                 true => format!(
@@ -664,6 +694,65 @@ mod tests {
         }
     }
 
+    /// Whoever is not let in is often sent to a login page, and that is there for all.
+    #[tokio::test]
+    async fn a_login_page_of_somebody_else_is_not_up() {
+        let page = || {
+            answer("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>")
+        };
+        for (more, content, is_up) in [
+            ("bearer: t0ken-0", page(), false),
+            ("bearer: t0ken-0, bodyContains: html", page(), true),
+            ("headers: {User-Agent: x}", page(), true),
+            ("bearer: t0ken-0", ok("an archive"), true),
+        ] {
+            let away = Peer::new([content]).await;
+            let location = format!("Location: http://127.0.0.1:{}/login", away.port);
+            let peer = Peer::new([status("302 Found", &[&location])]).await;
+            let spec = format!(
+                "url: http://127.0.0.1:{}\nproperties: {{{more}}}",
+                peer.port
+            );
+            let outcome = run(&build("http", &spec, &[]).unwrap(), LONG).await;
+            assert_eq!(outcome.is_up(), is_up, "{more}: {outcome:?}");
+            if let Err(failure) = outcome.result {
+                assert_eq!(failure.reason, Reason::Auth);
+                assert!(failure.message.contains("a login page?"), "{failure:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_deadline_would_cut_is_refused() {
+        for (properties, message) in [
+            ("jsonPath: $..a..b", "more than one `..`"),
+            ("bodyRegex: '(?:\\w{100}){100}'", "not a regular expression"),
+        ] {
+            let spec = format!("url: http://h.test\nproperties: {{{properties}}}");
+            let mistakes = build("http", &spec, &[]).err().unwrap();
+            assert!(mistakes[0].message.contains(message), "{mistakes:?}");
+        }
+        let headers: String = (0..30_000).map(|n| format!("X-{n}: y, ")).collect();
+        let spec = format!("url: http://h.test\nproperties: {{headers: {{{headers}}}}}");
+        let mistakes = build("http", &spec, &[]).err().unwrap();
+        assert!(
+            mistakes[0].message.contains("too many headers"),
+            "{mistakes:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_secret_in_json_is_known_by_its_own_letters() {
+        let peer = Peer::new([ok(r#"{"a": "it is pa\"ss0rd"}"#)]).await;
+        let spec = format!(
+            "url: http://127.0.0.1:{}\nsecretRef: {{name: login, key: k}}\nproperties: {{jsonPath: $.a, equals: b}}",
+            peer.port
+        );
+        let probe = build("http", &spec, &[("k", r#"pa"ss0rd"#)]).unwrap();
+        let failure = run(&probe, LONG).await.result.unwrap_err();
+        assert_eq!(failure.message, "`$.a` is `it is [redacted]`, not `b`");
+    }
+
     #[tokio::test]
     async fn bodies_are_looked_into() {
         let body = r#"{"status": "ok", "n": 3, "version": "3.10", "on": true, "off": false, "none": null, "empty": [], "long": "0123456789012345678901234567890123456789",
@@ -698,7 +787,7 @@ mod tests {
             ("jsonPath: $.status, equals: ok", "up"),
             (
                 "jsonPath: $.status, equals: null",
-                "assertion: `$.status` is `\"ok\"`, not `null`",
+                "assertion: `$.status` is `ok`, not `null`",
             ),
             ("jsonPath: $.n, equals: 3", "up"),
             ("jsonPath: $.n, equals: '3'", "up"),
@@ -710,24 +799,24 @@ mod tests {
             ("jsonPath: $.version, equals: '3.10'", "up"),
             (
                 "jsonPath: $.version, equals: '3.1'",
-                "assertion: `$.version` is `\"3.10\"`, not `\"3.1\"`",
+                "assertion: `$.version` is `3.10`, not `3.1`",
             ),
             ("jsonPath: $.on, equals: true", "up"),
             ("jsonPath: $.on, equals: 'true'", "up"),
             ("jsonPath: $.off, equals: false", "up"),
             (
                 "jsonPath: $.long, equals: short",
-                "assertion: `$.long` is `a text of 40 characters`, not `\"short\"`",
+                "assertion: `$.long` is `a text of 40 characters`, not `short`",
             ),
             (
                 "jsonPath: '$.checks[*].status', equals: UP",
-                "assertion: `$.checks[*].status` is `\"DOWN\"`, not `\"UP\"`",
+                "assertion: `$.checks[*].status` is `DOWN`, not `UP`",
             ),
             ("jsonPath: '$.checks[:2].status', equals: UP", "up"),
             ("jsonPath: '$.checks[?@.status == \"DOWN\"]'", "up"),
             (
                 "jsonPath: $.checks, equals: UP",
-                "assertion: `$.checks` is `a list of 3`, not `\"UP\"`",
+                "assertion: `$.checks` is `a list of 3`, not `UP`",
             ),
         ] {
             assert_eq!(

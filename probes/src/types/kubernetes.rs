@@ -17,6 +17,7 @@ mod exec;
 mod kubeconfig;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use conncheck_config::{Field, Secret};
@@ -31,7 +32,7 @@ use url::Url;
 use crate::attempt::Attempt;
 use crate::cause::Cause;
 use crate::http::{Client, Conversation, Proxy, Request, Response, endpoint_of, shown, target};
-use crate::login::{basic, encoded, expiry_of, sendable};
+use crate::login::{basic, encoded, expiry_of, has_ended, sendable};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
 use crate::tls::{Tls, TlsMistake, TlsOptions, TlsPart, Verify};
@@ -130,7 +131,7 @@ impl ProbeType for Kubernetes {
         let login = site.log_in(attempt).await?;
         let res = site.ask(attempt, &login).await;
         if let (Source::Plugin(source), Err(failure)) = (&site.source, &res)
-            && failure.reason == Reason::Auth
+            && matches!(failure.reason, Reason::Auth | Reason::TlsOther)
         {
             source.plugin.forget();
         }
@@ -158,8 +159,12 @@ impl Site {
         }
         // It may have kept its readiness from us, whom it knows.
         readiness?;
-        self.version(attempt, &mut api, login).await?;
-        api.end().await;
+        // That it does not tell its version is no reason to be down, nor to wait.
+        attempt.settle(Ok(()));
+        attempt.limit(Some(Duration::from_secs(1)));
+        if self.version(attempt, &mut api, login).await.is_ok() {
+            api.end().await;
+        }
         Ok(())
     }
 
@@ -433,11 +438,16 @@ impl PluginSource {
             ))
         })?;
         let expiry = [granted.expiry, tls.client_certificate_expiry()];
+        let expiry = expiry.into_iter().flatten().min();
+        if has_ended(expiry).is_some() {
+            // It was kept too long: the next attempt gets another one.
+            self.plugin.forget();
+        }
         Ok(Login {
             client: Client::for_home(server, tls, self.proxy.clone()),
             headers,
             proof,
-            expiry: expiry.into_iter().flatten().min(),
+            expiry,
         })
     }
 }
@@ -602,6 +612,8 @@ struct Definition<'a> {
     /// Where the kubeconfig is, if it is a file.
     directory: Option<String>,
     options: TlsOptions,
+    /// Whether the definition itself says if the certificate is verified.
+    says_verify: bool,
     /// Which of them the kubeconfig gave.
     options_of_kubeconfig: Vec<TlsPart>,
     token: Option<Secret>,
@@ -644,6 +656,10 @@ impl<'a> Definition<'a> {
             kubeconfig: Kubeconfig::default(),
             field: Field::SecretRef,
             directory: None,
+            says_verify: resolved
+                .insecure_skip_verify
+                .or(settings.insecure_skip_verify)
+                .is_some(),
             options: access.tls_options(settings.insecure_skip_verify, settings.server_name),
             options_of_kubeconfig: Vec::new(),
             token: None,
@@ -718,15 +734,17 @@ impl<'a> Definition<'a> {
                 .hint("keep one of them"));
         }
         match (resolved.username.clone(), password) {
-            (Some(username), Some(password)) => self.basic = Some((username, password)),
+            // What a secret says wins.
+            (Some(username), Some(password)) if token.is_none() => {
+                self.basic = Some((username, password));
+            }
             (Some(_), None) if token.is_none() => {
                 return Err(self
                     .access
                     .invalid(Field::Username, "a username without a password")
                     .hint("give `password`; for a token, leave `username` out"));
             }
-            (_, None) => self.token = token,
-            (None, Some(password)) => self.token = Some(password),
+            (_, password) => self.token = token.or(password),
         }
         let Some(text) = kubeconfig else {
             return Ok(None);
@@ -794,15 +812,22 @@ impl<'a> Definition<'a> {
             &cluster.certificate_authority_data,
             &cluster.certificate_authority,
         )?;
+        let insecure = cluster.insecure_skip_tls_verify == Some(true);
+        if insecure && authority.is_some() {
+            return Err(self.mistake((
+                "the cluster of the kubeconfig has both a `certificate-authority` and `insecure-skip-tls-verify`"
+                    .to_owned(),
+                Some("keep the authority"),
+            )));
+        }
         let mut options = self.options.clone();
         let mut from_here = Vec::new();
+        if insecure && !self.says_verify && options.ca_cert.is_none() {
+            options.verify = Verify::Nothing;
+        }
         if options.ca_cert.is_none() && authority.is_some() {
             options.ca_cert = authority;
             from_here.push(TlsPart::CaCert);
-        }
-        let asked = self.access.resolved().insecure_skip_verify;
-        if asked.is_none() && cluster.insecure_skip_tls_verify == Some(true) {
-            options.verify = Verify::Nothing;
         }
         if options.server_name.is_none() {
             options.server_name = (cluster.tls_server_name.clone()).filter(|name| !name.is_empty());
@@ -822,10 +847,9 @@ impl<'a> Definition<'a> {
                     self.data_or_file("client-key", &user.client_key_data, &user.client_key)?;
                 from_here.extend([TlsPart::ClientCert, TlsPart::ClientKey]);
             }
-            let is_given = |text: &Secret| !text.is_empty();
-            token = match user.token_file.as_deref().filter(|path| !path.is_empty()) {
+            token = match user.token_file.as_deref() {
                 Some(path) => Some(self.file("tokenFile", path)?),
-                None => user.token.clone().filter(is_given),
+                None => user.token.clone(),
             };
             basic = (user.username.clone()).zip(user.password.clone());
         }
@@ -1029,7 +1053,7 @@ impl<'a> Definition<'a> {
         }
         for group in as_groups.iter().flatten() {
             let name = HeaderName::from_static("impersonate-group");
-            res.append(name, value("as-groups", group)?);
+            self.append(&mut res, name, value("as-groups", group)?)?;
         }
         for (key, texts) in as_user_extra.iter().flatten() {
             let key = utf8_percent_encode(key, NON_ALPHANUMERIC).to_string();
@@ -1038,10 +1062,21 @@ impl<'a> Definition<'a> {
                 self.mistake(("a key of `as-user-extra` cannot be sent".to_owned(), None))
             })?;
             for text in texts {
-                res.append(name.clone(), value("as-user-extra", text)?);
+                self.append(&mut res, name.clone(), value("as-user-extra", text)?)?;
             }
         }
         Ok(res)
+    }
+
+    /// Adds a header, for which there may be no room.
+    fn append(
+        &self,
+        headers: &mut HeaderMap,
+        name: HeaderName,
+        value: HeaderValue,
+    ) -> Result<(), Invalid> {
+        let full = |_| self.mistake(("the user has too many groups and extras".to_owned(), None));
+        headers.try_append(name, value).map(|_| ()).map_err(full)
     }
 
     fn proxy(&self, secrets: &mut Vec<Secret>) -> Result<Option<Proxy>, Invalid> {
@@ -1282,6 +1317,19 @@ mod tests {
                 "the user of the kubeconfig has both a token and a username or password",
             ),
             (
+                kubeconfig(
+                    &format!(
+                        "{CLUSTER}, certificate-authority-data: TTRSSzNS, insecure-skip-tls-verify: true"
+                    ),
+                    "",
+                ),
+                "the cluster of the kubeconfig has both a `certificate-authority` and `insecure-skip-tls-verify`",
+            ),
+            (
+                kubeconfig(CLUSTER, "client-key-data: TTRSSzNS"),
+                "the user of the kubeconfig has a client key without a certificate",
+            ),
+            (
                 kubeconfig(CLUSTER, "username: M4RK3R"),
                 "the user of the kubeconfig has one of `username` and `password`, and not the other",
             ),
@@ -1347,6 +1395,44 @@ mod tests {
         );
     }
 
+    /// A template whose variable was not set writes nothing there, and kubectl runs the plugin then.
+    #[test]
+    fn what_is_empty_in_a_kubeconfig_is_not_there() {
+        const EXEC: &str = "exec: {apiVersion: client.authentication.k8s.io/v1alpha1, command: x}";
+        for empty in [
+            "token: ''",
+            "tokenFile: ''",
+            "username: '', password: ''",
+            "client-certificate-data: ''",
+        ] {
+            let text = kubeconfig(CLUSTER, &format!("{empty}, {EXEC}"));
+            let message = by(&text).err().unwrap().remove(0).message;
+            assert!(message.starts_with("the exec plugin speaks"), "{message}");
+        }
+        assert!(by(&kubeconfig(CLUSTER, "token: t0ken-0, username: ''")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_secret_s_token_wins_over_a_password() {
+        for login in ["password: 0ld-pass", "username: u\npassword: 0ld-pass"] {
+            let peer = Peer::new([json("429 Too Many Requests", "{}")]).await;
+            let spec = format!("url: http://127.0.0.1:{}\n{login}\n{KEYED}", peer.port);
+            let probe = build("kubernetes", &spec, &[("config", "n3w-token")]).unwrap();
+            crate::testing::failure(&probe, LONG).await;
+            assert!(peer.heard()[0].contains("Authorization: Bearer n3w-token\r\n"));
+        }
+    }
+
+    /// That it keeps its version to itself, or is slow to tell, does not make it down.
+    #[tokio::test]
+    async fn the_version_is_no_part_of_the_verdict() {
+        let peer = Peer::new([hold("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")]).await;
+        let spec = format!("url: http://127.0.0.1:{}", peer.port);
+        let outcome = run(&build("kubernetes", &spec, &[]).unwrap(), LONG).await;
+        assert_eq!(outcome.result, Ok(()));
+        assert_eq!(outcome.server, None);
+    }
+
     #[test]
     fn who_wrote_it_elsewhere_gets_nothing_of_our_machine() {
         const FILES: &str =
@@ -1394,12 +1480,12 @@ mod tests {
             (
                 kubeconfig(CLUSTER, "username: probe, password: s3cr3t-0"),
                 // base64 of `probe:s3cr3t-0`
-                vec!["s3cr3t-0", "cHJvYmU6czNjcjN0LTA="],
+                vec!["s3cr3t-0", "cHJvYmU6czNjcjN0LTA"],
             ),
             (
                 kubeconfig(&cluster, user),
                 // base64 of `me:s3cr3t-3`
-                vec!["s3cr3t-1", "s3cr3t-2", "bWU6czNjcjN0LTM="],
+                vec!["s3cr3t-1", "s3cr3t-2", "bWU6czNjcjN0LTM"],
             ),
         ] {
             let probe = by(&kubeconfig).unwrap();
@@ -1585,6 +1671,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,200}") {
+            prop_assume!(!text.trim().is_empty());
             let _ = by(&text);
             let _ = by(&format!("clusters: {text}"));
             failing_checks(&text);

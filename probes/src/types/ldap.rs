@@ -127,7 +127,10 @@ impl ProbeType for Ldap {
             )
         };
         let (address, encryption) = match (url.location.scheme.as_str(), start_tls) {
-            ("ldap", false) => (url.location.address(&access, 389)?, Encryption::None),
+            ("ldap", false) => {
+                access.without_tls("set `startTLS`, use `ldaps://`, or leave it out")?;
+                (url.location.address(&access, 389)?, Encryption::None)
+            }
             ("ldap", true) => {
                 let address = url.location.address(&access, 389)?;
                 (address, Encryption::StartTls(tls()?))
@@ -148,6 +151,7 @@ impl ProbeType for Ldap {
                     .hint("use `ldap://`, `ldaps://` (TLS) or `ldapi://` (a unix socket)"));
             }
         };
+        access.may_reach(&address)?;
         let login = login(&access, &url, settings.auth, &address, &encryption)?;
         let base = base(&access, settings.base_dn, url.base)?;
         let scope = settings.scope.or(url.scope).unwrap_or_default();
@@ -457,7 +461,13 @@ impl Server {
         loop {
             match response {
                 Response::Entry(found) => entry = entry.or(Some(found)),
-                Response::Reference(urls) => references.extend(urls.iter().map(|url| place(url))),
+                Response::Reference(urls) => {
+                    for url in &urls {
+                        if references.len() < MOST_PLACES {
+                            references.insert(place(url));
+                        }
+                    }
+                }
                 Response::SearchDone(result) => {
                     return Ok(Found {
                         entry,
@@ -611,6 +621,9 @@ fn place(url: &str) -> String {
     }
 }
 
+/// How many of the places that a server refers to are told: it may name a million.
+const MOST_PLACES: usize = 5;
+
 fn places(hosts: &BTreeSet<String>) -> String {
     let hosts: Vec<_> = hosts.iter().map(|host| format!("`{host}`")).collect();
     format!("{}, where conncheck does not go", hosts.join(", "))
@@ -658,7 +671,12 @@ fn refusal(asked: &Asked<'_>, result: &LdapResult) -> Cause {
         text => format!("{what}: {text}"),
     };
     if !result.referrals.is_empty() {
-        let hosts = result.referrals.iter().map(|url| place(url)).collect();
+        let hosts = result
+            .referrals
+            .iter()
+            .take(MOST_PLACES)
+            .map(|url| place(url))
+            .collect();
         message = format!("{message}; it refers to {}", places(&hosts));
     }
     let (reason, hint) = classify(asked, result.code, &result.text);

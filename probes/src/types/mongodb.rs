@@ -120,6 +120,11 @@ impl ProbeType for MongoDb {
             move |mistake| misread(&access, Field::Properties, &format!("`{name}`: "), mistake)
         };
         let uri = Uri::read(access.url()?.expose()).map_err(in_url)?;
+        if let Seeds::Hosts(hosts) = &uri.seeds {
+            for host in hosts {
+                access.may_reach(host)?;
+            }
+        }
         let tls = tls(&access, &settings, &uri.options.tls)?;
         let login = login(&access, &uri, tls.as_ref())?;
         let options = uri.options;

@@ -118,6 +118,7 @@ impl ProbeType for Mysql {
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let dsn = Dsn::read(&access)?;
+        access.may_reach(&dsn.address)?;
         let options = dsn.options;
         let user = access.username(dsn.user.as_deref()).ok_or_else(|| {
             access

@@ -102,6 +102,9 @@ impl ProbeType for Postgres {
                 hint,
                 ..access.invalid(Field::Url, format!("bad `url`: {message}"))
             })?;
+        for host in &dsn.hosts {
+            access.may_reach(&host.address)?;
+        }
         let user = access.username(dsn.user.as_deref()).ok_or_else(|| {
             access
                 .invalid(Field::Username, "there is no user to log in as")

@@ -81,7 +81,10 @@ impl ProbeType for Redis {
             }
         };
         let (address, tls) = match location.scheme.as_str() {
-            "redis" | "valkey" => (location.address(&access, 6379)?, None),
+            "redis" | "valkey" => {
+                access.without_tls("use `rediss://`, or leave it out")?;
+                (location.address(&access, 6379)?, None)
+            }
             "rediss" | "valkeys" => {
                 let mut tls =
                     access.tls_options(settings.insecure_skip_verify, settings.server_name);
@@ -97,6 +100,7 @@ impl ProbeType for Redis {
                     .hint("use `redis://`, `rediss://` (TLS) or `unix:///path`"));
             }
         };
+        access.may_reach(&address)?;
         Ok(Self {
             address,
             tls,

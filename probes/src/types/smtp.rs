@@ -156,6 +156,7 @@ impl ProbeType for Smtp {
         for (option, value) in &location.query {
             options.read(&access, option, value)?;
         }
+        let no_starttls = options.no_starttls;
         let settings = options.under(settings);
         let mode = settings.encryption.unwrap_or(Mode::Auto);
         let auth = settings.auth.unwrap_or(AuthMode::Auto);
@@ -173,6 +174,12 @@ impl ProbeType for Smtp {
             (false, _) => false,
         };
         let login = Login::new(&access, &location, auth)?;
+        let mode = match mode {
+            Mode::Auto if no_starttls && !from_the_start => {
+                without_starttls(&access, login.is_some())?
+            }
+            mode => mode,
+        };
         let helo_name = settings.helo_name.clone();
         if helo_name.as_deref().is_some_and(|name| !is_helo_name(name)) {
             return Err(access
@@ -289,6 +296,26 @@ fn is_helo_name(name: &str) -> bool {
     (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
+/// What `useStartTLS=no` comes to in a URL without an encryption: it does not say that a login may be
+/// sent in plain text.
+fn without_starttls(access: &Access<'_>, has_login: bool) -> Result<Mode, Invalid> {
+    let resolved = access.resolved();
+    let needs_it = [
+        (has_login, "a login"),
+        (resolved.ca_cert.is_some(), "a `caCert`"),
+        (resolved.client_cert.is_some(), "a `clientCert`"),
+    ];
+    match needs_it.iter().find(|(holds, _)| *holds) {
+        None => Ok(Mode::None),
+        Some((_, what)) => Err(access
+            .invalid(
+                Field::Url,
+                format!("bad `url`: `useStartTLS=no`, and {what}, which wants TLS"),
+            )
+            .hint("leave the option out; if plain text is meant, write `encryption: none`")),
+    }
+}
+
 fn encryption(
     access: &Access<'_>,
     settings: Settings,
@@ -297,12 +324,15 @@ fn encryption(
     has_login: bool,
 ) -> Result<Encryption, Invalid> {
     if mode == Mode::None {
-        return match access.resolved().ca_cert {
-            None => Ok(Encryption::Never),
-            Some(_) => Err(access
-                .invalid(Field::CaCert, "a `caCert`, and `encryption: none`")
-                .hint("leave one of them out")),
+        let resolved = access.resolved();
+        let (field, what) = match (&resolved.ca_cert, &resolved.client_cert) {
+            (None, None) => return Ok(Encryption::Never),
+            (Some(_), _) => (Field::CaCert, "`caCert`"),
+            (None, Some(_)) => (Field::ClientCert, "`clientCert`"),
         };
+        return Err(access
+            .invalid(field, format!("a {what}, and `encryption: none`"))
+            .hint("leave one of them out"));
     }
     let options = access.tls_options(settings.insecure_skip_verify, settings.server_name);
     let tls = access.tls(&options)?;
@@ -374,6 +404,7 @@ impl<'de> Deserialize<'de> for AuthMode {
 #[derive(Default)]
 struct UrlOptions {
     encryption: Option<Mode>,
+    no_starttls: bool,
     auth: Option<AuthMode>,
     helo_name: Option<String>,
     insecure: Option<bool>,
@@ -432,9 +463,7 @@ impl UrlOptions {
             }
             "starttls" | "usestarttls" => {
                 // Yes is what `auto` does.
-                if !yes_or_no()? {
-                    self.encryption.get_or_insert(Mode::None);
-                }
+                self.no_starttls = !yes_or_no()?;
             }
             "clienthost" if value.eq_ignore_ascii_case("auto") => {
                 return Err(access
@@ -485,7 +514,8 @@ impl Login {
             true => access.resolved().others.get("token").cloned(),
             false => None,
         };
-        let password = access.password(location.password.as_deref()).or(token);
+        // A secret may hold both, and a password is no token.
+        let password = token.or_else(|| access.password(location.password.as_deref()));
         let (username, password) = match (username, password) {
             (Some(username), Some(password)) => (username, password),
             // What the secret brings is judged when it is there.
@@ -735,8 +765,14 @@ impl Server {
             };
             reply = self.ask(more).await?;
         }
-        if reply.is_done() {
+        if reply.code == 235 {
             return Ok(());
+        }
+        if reply.is_done() {
+            let code = reply.code;
+            return Err(Cause::protocol(format!(
+                "expected 235 to `{name}`, got {code}"
+            )));
         }
         let mut cause = reply.refusal(Said::Auth, &name);
         if let (Mechanism::Xoauth2, Some(why)) = (mechanism, why) {
@@ -766,6 +802,16 @@ impl Server {
     /// Sends a command and reads its reply.
     async fn ask(&mut self, command: &str) -> Result<Reply, Cause> {
         self.listens = false;
+        if !self.received.is_empty() {
+            // Unasked it says only that it goes away. Anything else would pass for the next answer.
+            let early = self.reply().await?;
+            return match early.code {
+                421 => Ok(early),
+                code => Err(Cause::protocol(format!(
+                    "it said {code} before it was asked"
+                ))),
+            };
+        }
         let line = Secret::new(format!("{command}\r\n"));
         let sent = self.send(line.expose().as_bytes()).await;
         // A server that turns us away says so and hangs up before it reads: its words are waiting
@@ -971,6 +1017,11 @@ mod tests {
                 "url: smtp://user%40example.com:pw@mail.example.com:587/?encryption=ExplicitTLS&auth=Plain&useStartTLS=Yes&from=a@b&to=c@d&subject=x&useHTML=no&fromname=y",
                 "smtp://mail.example.com:587",
             ),
+            (
+                "url: smtp://u:p@mail.example.com:465?useStartTLS=no",
+                "smtps://mail.example.com:465",
+            ),
+            ("url: smtp://a?useStartTLS=no", "smtp://a:25"),
         ] {
             assert_eq!(build(spec).unwrap().endpoint(), endpoint, "{spec}");
         }
@@ -985,6 +1036,10 @@ mod tests {
             ("url: smtp://a?auth=CRAMMD5", "CRAM-MD5 is not supported"),
             ("url: smtp://a?auth=ntlm", "`auth` is not one of"),
             ("url: smtp://a?encryption=ssl", "`encryption` is not one of"),
+            (
+                "url: smtp://u:p@a:587?useStartTLS=no",
+                "`useStartTLS=no`, and a login, which wants TLS",
+            ),
             (
                 "url: smtp://a?useStartTLS=perhaps",
                 "`useStartTLS` is not `yes` or `no`",
@@ -1150,6 +1205,12 @@ mod tests {
                 false,
             ),
             (&["334 ", "501 what"], Reason::Protocol, "501 what", true),
+            (
+                &["250 what was asked before"],
+                Reason::Protocol,
+                "expected 235 to `AUTH PLAIN`, got 250",
+                true,
+            ),
         ] {
             let words = [&["220 peer", hello][..], answers].concat();
             let (outcome, heard) = talk_to(&words, PLAIN).await;
@@ -1160,6 +1221,43 @@ mod tests {
                 "{heard:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_certificate_means_tls() {
+        let pem = testing::quoted(&testing::Authority::new("test authority").pem);
+        for (option, message) in [
+            ("useStartTLS=no", "`useStartTLS=no`, and a `caCert`"),
+            ("encryption=none", "a `caCert`, and `encryption: none`"),
+        ] {
+            let mistake = build(&format!("url: smtp://a?{option}\ncaCert: {pem}")).err();
+            assert!(mistake.unwrap().contains(message), "{option}");
+        }
+    }
+
+    /// Each of its answers would pass for the next one's.
+    #[tokio::test]
+    async fn what_is_said_before_it_is_asked_for_is_no_answer() {
+        let doubled = "220 peer\r\n220 peer";
+        let (outcome, _) = talk_to(&[doubled, "250-peer\r\n250 AUTH PLAIN"], PLAIN).await;
+        check(
+            &outcome,
+            Reason::Protocol,
+            Phase::Request,
+            "it said 220 before it was asked",
+        );
+        let goes = "250-peer\r\n250 AUTH PLAIN\r\n421 4.3.2 shutting down";
+        let (outcome, _) = talk_to(&["220 peer", goes], PLAIN).await;
+        check(&outcome, Reason::Unavailable, Phase::Auth, "421 4.3.2");
+    }
+
+    #[test]
+    fn of_a_secret_that_holds_both_the_token_is_the_token() {
+        let secret = [("username", "u"), ("password", "pw"), ("token", "t0ken-0")];
+        let spec = "url: smtp://a\nsecretRef: {name: login}\nproperties: {auth: xoauth2}";
+        let probe = build_with(spec, &secret).unwrap();
+        let sent = BASE64_STANDARD.encode("user=u\x01auth=Bearer t0ken-0\x01\x01");
+        assert_eq!(probe.scrubber().scrub(&sent), "[redacted]");
     }
 
     const TOKEN: &str = "url: smtp://PEER\nusername: u\npassword: TOKEN\nproperties: {encryption: none, auth: xoauth2}";

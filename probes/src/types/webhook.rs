@@ -126,12 +126,27 @@ impl Webhook {
     ) -> Result<(), Failure> {
         let mut method = first;
         let mut response = self.ask(attempt, &headers, method, &Bytes::new()).await?;
-        if let Some(second) = second.filter(|_| tells_too_little(response.status)) {
-            let further = self.ask(attempt, &headers, second, &Bytes::new()).await?;
-            // A server that does not know the second one has taken back nothing.
-            if further.status != StatusCode::NOT_IMPLEMENTED {
-                (method, response) = (second, further);
+        match second {
+            // It is there, unless the body says that the port wants TLS, or a client certificate;
+            // `HEAD` has no body. Nothing else of the second answer counts, nor that there is none.
+            Some(second) if response.status == StatusCode::BAD_REQUEST => {
+                attempt.limit(Some(attempt.time_left() / 2));
+                let further = self.ask(attempt, &headers, second, &Bytes::new()).await;
+                attempt.limit(None);
+                if let Ok(further) = further
+                    && further.status == StatusCode::BAD_REQUEST
+                {
+                    (method, response) = (second, further);
+                }
             }
+            Some(second) if tells_too_little(response.status) => {
+                let further = self.ask(attempt, &headers, second, &Bytes::new()).await?;
+                // A server that does not know the second one has taken back nothing.
+                if further.status != StatusCode::NOT_IMPLEMENTED {
+                    (method, response) = (second, further);
+                }
+            }
+            _ => {}
         }
         self.judge_look(method, &response)
             .map_err(|cause| cause.in_phase(Phase::Request))
@@ -207,10 +222,7 @@ impl Webhook {
 fn tells_too_little(status: StatusCode) -> bool {
     matches!(
         status,
-        StatusCode::METHOD_NOT_ALLOWED
-            | StatusCode::NOT_IMPLEMENTED
-            // Its body may say that the port wants TLS, or a client certificate: `HEAD` has none.
-            | StatusCode::BAD_REQUEST
+        StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
     )
 }
 
@@ -468,6 +480,23 @@ mod tests {
             let failure =
                 crate::testing::failure(&build("webhook", &spec, &[]).unwrap(), LONG).await;
             assert_eq!(failure.hint.as_deref(), Some(hint));
+        }
+    }
+
+    /// 400 says that it is there, whatever becomes of the second look.
+    #[tokio::test]
+    async fn the_look_after_a_400_takes_nothing_back() {
+        let hangs_up = crate::testing::answer("");
+        for second in [
+            status("403 Forbidden", &[]),
+            status("404 Not Found", &[]),
+            status("503 Service Unavailable", &[]),
+            hangs_up,
+        ] {
+            let peer = Peer::new([status("400 Bad Request", &[]), second]).await;
+            let spec = format!("url: http://127.0.0.1:{}/hook", peer.port);
+            let outcome = run(&build("webhook", &spec, &[]).unwrap(), LONG).await;
+            assert_eq!(outcome.result, Ok(()));
         }
     }
 

@@ -231,12 +231,34 @@ impl Document {
                 .user
                 .unwrap_or_default(),
         };
+        let user = user.without_blanks();
         user.check()?;
         Ok(Kubeconfig { cluster, user })
     }
 }
 
 impl User {
+    /// What is empty is not there: a template whose variable was not set.
+    fn without_blanks(mut self) -> Self {
+        for secret in [
+            &mut self.client_certificate_data,
+            &mut self.client_key_data,
+            &mut self.token,
+            &mut self.username,
+            &mut self.password,
+        ] {
+            secret.take_if(|secret| secret.is_empty());
+        }
+        for path in [
+            &mut self.client_certificate,
+            &mut self.client_key,
+            &mut self.token_file,
+        ] {
+            path.take_if(|path| path.is_empty());
+        }
+        self
+    }
+
     fn check(&self) -> Result<(), Mistake> {
         let refused = |message: &str, hint| Err((message.to_owned(), Some(hint)));
         if self.auth_provider.is_some() {
@@ -256,6 +278,15 @@ impl User {
             return refused(
                 "the user of the kubeconfig has one of `username` and `password`, and not the other",
                 "give both, or a `token`",
+            );
+        }
+        let has_certificate =
+            self.client_certificate.is_some() || self.client_certificate_data.is_some();
+        let has_key = self.client_key.is_some() || self.client_key_data.is_some();
+        if has_key && !has_certificate {
+            return refused(
+                "the user of the kubeconfig has a client key without a certificate",
+                "give `client-certificate-data`",
             );
         }
         let more =

@@ -83,8 +83,11 @@ impl Member {
                 "the server is too old: it speaks wire version {wire_version}, and {OLDEST_WIRE_VERSION} (MongoDB 3.6) is needed"
             )));
         }
-        // What cannot be read cannot be reached either.
-        let host = |text: &str| uri::host(text).ok();
+        // What cannot be read cannot be reached either, and no peer sends us to a socket of ours.
+        let host = |text: &str| {
+            let address = uri::host(text).ok();
+            address.filter(|address| matches!(address, Address::Tcp { .. }))
+        };
         Ok(Self {
             address: address.clone(),
             role,
