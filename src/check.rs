@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use conncheck_config::PassedOver;
 use serde::Serialize;
 
 use crate::cli::Output;
@@ -34,7 +35,7 @@ fn text(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
         one(out, "warning: ", warning)?;
     }
     let (valid, invalid) = (loaded.valid, loaded.invalid());
-    let files = loaded.files;
+    let files = loaded.files.len();
     let s = |count| if count == 1 { "" } else { "s" };
     write!(
         out,
@@ -59,29 +60,61 @@ fn one(out: &mut dyn Write, label: &str, error: &dyn std::fmt::Display) -> io::R
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Document<'a> {
     summary: Summary,
     errors: Vec<Mistake<'a>>,
     warnings: Vec<Mistake<'a>>,
+    files: &'a [String],
+    passed_over: Vec<Other<'a>>,
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Summary {
     files: usize,
+    /// Connections that are right.
     valid: usize,
+    /// Those that are wrong. One may have several mistakes.
     invalid: usize,
+    errors: usize,
+    warnings: usize,
+    passed_over: usize,
+}
+
+/// A document of another kind.
+#[derive(Serialize)]
+struct Other<'a> {
+    file: &'a str,
+    line: u32,
+    kind: &'a str,
+}
+
+impl<'a> From<&'a PassedOver> for Other<'a> {
+    fn from(document: &'a PassedOver) -> Self {
+        Self {
+            file: &document.place.file,
+            line: document.place.line,
+            kind: &document.kind,
+        }
+    }
 }
 
 fn json(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
     let warnings = loaded.warnings.iter().chain(&loaded.unresolved);
     let document = Document {
         summary: Summary {
-            files: loaded.files,
+            files: loaded.files.len(),
             valid: loaded.valid,
             invalid: loaded.invalid(),
+            errors: loaded.errors.len(),
+            warnings: loaded.warnings.len() + loaded.unresolved.len(),
+            passed_over: loaded.passed_over.len(),
         },
         errors: loaded.errors.iter().map(Mistake::from).collect(),
         warnings: warnings.map(Mistake::from).collect(),
+        files: &loaded.files,
+        passed_over: loaded.passed_over.iter().map(Other::from).collect(),
     };
     serde_json::to_writer_pretty(&mut *out, &document)?;
     writeln!(out)
@@ -89,7 +122,7 @@ fn json(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use conncheck_config::{ConfigError, Identity, Place};
+    use conncheck_config::{ConfigError, Identity, PassedOver, Place};
 
     use super::*;
 
@@ -123,7 +156,11 @@ mod tests {
             warnings: vec![mistake(3, "b", "odd")],
             unresolved: vec![mistake(4, "c", "missing")],
             valid: 2,
-            files: 1,
+            files: vec!["c.yaml".to_owned()],
+            passed_over: vec![PassedOver {
+                place: mistake(5, "", "").place,
+                kind: "Deployment".to_owned(),
+            }],
             ..Loaded::default()
         };
         insta::assert_snapshot!(written(&loaded, Output::Text));
@@ -136,7 +173,7 @@ mod tests {
         let loaded = Loaded {
             unresolved: vec![mistake(4, "c", "missing")],
             valid: 1,
-            files: 1,
+            files: vec!["c.yaml".to_owned()],
             ..Loaded::default()
         };
         assert_eq!(verdict(&loaded), Verdict::Up);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use conncheck_config::ConfigError;
+use conncheck_config::{ConfigError, PassedOver};
 use conncheck_probes::Env;
 use tokio::task::JoinSet;
 
@@ -27,7 +27,10 @@ pub struct Loaded {
     pub unresolved: Vec<ConfigError>,
     /// How many definitions are right, selected or not.
     pub valid: usize,
-    pub files: usize,
+    /// Documents of other kinds, which are nobody's mistake.
+    pub passed_over: Vec<PassedOver>,
+    /// The files that were looked at.
+    pub files: Vec<String>,
 }
 
 impl Loaded {
@@ -76,6 +79,7 @@ pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loa
     let mut loaded = Loaded {
         errors: snapshot.errors,
         warnings: snapshot.warnings,
+        passed_over: snapshot.passed_over,
         files: snapshot.files,
         ..Loaded::default()
     };
@@ -127,6 +131,9 @@ pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loa
         let clean = |text: &mut String| *text = redactor.redact(text).into_owned();
         clean(&mut mistake.message);
         mistake.hint.iter_mut().for_each(clean);
+    }
+    for other in &mut loaded.passed_over {
+        other.kind = redactor.redact(&other.kind).into_owned();
     }
     loaded
 }

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use conncheck_config::{ConfigError, Connection, Documents, Loader, Trust};
+use conncheck_config::{ConfigError, Connection, Documents, Loader, PassedOver, Trust};
 use globset::GlobBuilder;
 
 use crate::cli::whole_file;
@@ -29,8 +29,10 @@ pub struct Snapshot {
     pub documents: Documents,
     pub errors: Vec<ConfigError>,
     pub warnings: Vec<ConfigError>,
-    /// How many files there were.
-    pub files: usize,
+    /// Documents of other kinds.
+    pub passed_over: Vec<PassedOver>,
+    /// The files that were looked at.
+    pub files: Vec<String>,
     /// A hash of each file's text.
     pub revisions: BTreeMap<Arc<str>, u64>,
 }
@@ -44,6 +46,7 @@ pub fn read(paths: &[String]) -> Snapshot {
     let mut loader = Loader::default();
     let mut errors = walk.errors;
     let mut revisions = BTreeMap::new();
+    let mut files = Vec::new();
     for found in &walk.found {
         let name = found.name();
         match found.read() {
@@ -55,6 +58,7 @@ pub fn read(paths: &[String]) -> Snapshot {
             }
             Err(err) => errors.push(error(&name, format!("cannot be read: {err}"), None)),
         }
+        files.push(name);
     }
     let loaded = loader.finish();
     for passed_over in &loaded.passed_over {
@@ -66,7 +70,8 @@ pub fn read(paths: &[String]) -> Snapshot {
         documents: loaded.documents,
         errors,
         warnings: loaded.warnings,
-        files: walk.found.len(),
+        passed_over: loaded.passed_over,
+        files,
         revisions,
     }
 }
@@ -352,7 +357,7 @@ mod tests {
             .status();
         assert!(made.unwrap().success());
         let snapshot = read(&[dir.path().to_str().unwrap().to_owned()]);
-        assert_eq!(snapshot.files, 0);
+        assert!(snapshot.files.is_empty());
         assert!(snapshot.errors.is_empty());
     }
 

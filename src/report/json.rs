@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use conncheck_config::ConfigError;
-use conncheck_probes::{Outcome, Phase};
+use conncheck_probes::{Outcome, Phase, types};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
@@ -102,6 +102,9 @@ pub struct Mistake<'a> {
     /// Null where the whole file is meant.
     line: Option<u32>,
     column: Option<u32>,
+    /// Null where it is not known, or none is meant.
+    #[serde(rename = "type")]
+    type_name: Option<&'a str>,
     connection: Option<String>,
     message: &'a str,
     hint: Option<&'a str>,
@@ -160,6 +163,8 @@ impl<'a> From<&'a ConfigError> for Mistake<'a> {
             file: &error.place.file,
             line: somewhere.then_some(error.place.line),
             column: somewhere.then_some(error.place.column),
+            type_name: (error.type_name.as_deref())
+                .map(|name| types::find(name).map_or(name, |ty| ty.name)),
             connection: error.connection.as_ref().map(ToString::to_string),
             message: &error.message,
             hint: error.hint.as_deref(),

@@ -19,6 +19,7 @@ crate::trials![
     from_standard_input_folders_and_globs,
     selects_by_label_type_and_name,
     the_json_report_has_every_key,
+    the_json_of_check_config_has_every_key,
     the_text_report_has_the_failing_ones_last,
     a_closed_pipe_is_the_end_and_not_a_panic,
     flag_beats_environment_beats_file,
@@ -30,6 +31,41 @@ crate::trials![
     the_deadline_holds,
     the_schema_is_printed,
 ];
+
+fn the_json_of_check_config_has_every_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.yaml");
+    let head = "apiVersion: mission-control.flanksource.com/v1\nkind: Connection\n";
+    let text = format!(
+        "{head}metadata: {{name: bad}}\nspec: {{type: Valkey, url: 'redis://h', passwrd: hunter2-a}}\n---\n\
+         {head}metadata: {{name: soon}}\nspec: {{url: 'redis://h', secretRef: {{name: cache}}}}\n---\n\
+         {head}metadata: {{name: good}}\nspec: {{url: 'redis://h', password: hunter2-b}}\n---\n\
+         kind: Deployment\nspec: hunter2-c\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let (code, mut report) = report(&["--check-config", "--output", "json", file]);
+    assert_eq!(code, 2);
+    assert!(!report.to_string().contains("hunter2"), "{report}");
+    let hint = report["warnings"][0]["hint"].take();
+    assert!(hint.as_str().unwrap().starts_with("looked in: "), "{hint}");
+    let expected = json!({
+        "summary": {
+            "files": 1, "valid": 2, "invalid": 1, "errors": 1, "warnings": 1, "passedOver": 1,
+        },
+        "errors": [{
+            "file": file, "line": 4, "column": 40, "type": "redis", "connection": "default/bad",
+            "message": "unknown field `passwrd` in `spec`", "hint": "did you mean `password`?",
+        }],
+        "warnings": [{
+            "file": file, "line": 9, "column": 37, "type": "redis", "connection": "default/soon",
+            "message": "secret `default/cache` was not found", "hint": null,
+        }],
+        "files": [file],
+        "passedOver": [{"file": file, "line": 16, "kind": "Deployment"}],
+    });
+    assert_eq!(report, expected);
+}
 
 fn the_schema_is_printed() {
     let output = run(&["--schema"]);

@@ -772,6 +772,7 @@ fn mistakes_are_told_without_the_value() {
     let path = dir.path().to_str().unwrap();
     for args in [
         &["--check-config", path][..],
+        &["--check-config", "--output", "json", path],
         &[
             "--check-once",
             "--timeout",
