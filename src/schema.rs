@@ -117,6 +117,14 @@ mod tests {
             "the key may stand in the PEM of the certificate",
         ),
         ("types/elastic-urls-in-short.yaml", URL),
+        (
+            "types/gcp-bare-key.yaml",
+            "what a key of a service account is made of",
+        ),
+        (
+            "types/gcp-x509-federation.yaml",
+            "what a key of a service account is made of",
+        ),
         ("types/jdbc-url-mysql.yaml", URL),
         (
             "types/kubernetes-unknown-context.yaml",
