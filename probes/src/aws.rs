@@ -9,8 +9,10 @@
 //! Nothing is kept from one attempt to the next, and nothing is written to disk. A metadata service is asked
 //! only where a profile names it, or where the default chain has come to it.
 
+mod given;
 mod metadata;
 mod profile;
+mod signer;
 mod sts;
 
 use conncheck_config::{Field, Secret, Trust};
@@ -27,6 +29,8 @@ use crate::sigv4::Keys;
 use self::metadata::{Container, Instance, of_program};
 use self::profile::{Flavour, Login, Mistake, Profiles, Source};
 
+pub(crate) use self::given::{AssumeRole, Given, Written};
+pub(crate) use self::signer::{SigV4Settings, Signer};
 pub(crate) use self::sts::{Sts, Talk};
 
 /// The region where nobody says another one, as it was before there were regions.
@@ -92,18 +96,6 @@ impl Role {
         }
         form
     }
-}
-
-/// What a definition says of its keys.
-#[derive(Default)]
-pub(crate) struct Given {
-    pub(crate) keys: Option<Keys>,
-    /// The text of a credentials file, and where it stands.
-    pub(crate) file: Option<(Field, Secret)>,
-    pub(crate) profile: Option<String>,
-    pub(crate) role: Option<Role>,
-    /// The region, as the definition or the host of its URL names it.
-    pub(crate) region: Option<String>,
 }
 
 /// Where keys come from.
@@ -193,6 +185,14 @@ impl Identity {
     /// The region, unless it is the instance that knows it.
     pub(crate) fn region(&self) -> Option<&str> {
         self.region.as_deref()
+    }
+
+    /// The keys themselves, where they were given.
+    fn given_keys(&self) -> Option<&Keys> {
+        match &self.base {
+            Base::Keys(keys) if self.roles.is_empty() => Some(keys),
+            _ => None,
+        }
     }
 
     /// The endpoint that the profile or the environment names.

@@ -19,6 +19,7 @@ use url::form_urlencoded;
 
 use crate::address::Location;
 use crate::attempt::Attempt;
+use crate::aws::{SigV4Settings, Signer};
 use crate::cause::Cause;
 use crate::http::{Client, Request, Response, target};
 use crate::outcome::{Failure, Phase, Reason};
@@ -32,6 +33,7 @@ pub(crate) struct LoginSettings {
     pub(crate) bearer: Option<Secret>,
     pub(crate) api_key_header: Option<Name>,
     pub(crate) oauth: Option<OAuthSettings>,
+    pub(crate) aws_sig_v4: Option<SigV4Settings>,
     pub(crate) key_is: KeyIs,
 }
 
@@ -79,6 +81,8 @@ enum AuthStyle {
 pub(crate) struct Login {
     headers: HeaderMap,
     oauth: Option<OAuth>,
+    /// Who signs each request, if that is how we say who we are.
+    signer: Option<Signer>,
     /// When the bearer token ends, if it is a JWT that says so.
     expiry: Option<Timestamp>,
     /// Those that the definition does not hold in the form in which they are sent.
@@ -97,8 +101,33 @@ impl Login {
             return Ok(Self {
                 headers: settings.headers.0,
                 oauth: None,
+                signer: None,
                 expiry: None,
                 secrets: Vec::new(),
+            });
+        }
+        if let Some(sig_v4) = settings.aws_sig_v4 {
+            let others = [
+                (settings.bearer.is_some(), "`bearer`"),
+                (settings.api_key_header.is_some(), "`apiKeyHeader`"),
+                (settings.oauth.is_some(), "`oauth`"),
+                (
+                    settings.headers.0.contains_key(header::AUTHORIZATION),
+                    "the header `authorization`",
+                ),
+            ];
+            if let Some((_, other)) = others.iter().find(|(is_given, _)| *is_given) {
+                return Err(access
+                    .invalid(Field::Properties, format!("both `awsSigV4` and {other}"))
+                    .hint("keep one of them"));
+            }
+            let signer = Signer::new(&access, url, sig_v4)?;
+            return Ok(Self {
+                headers: settings.headers.0,
+                oauth: None,
+                expiry: None,
+                secrets: signer.secrets().to_vec(),
+                signer: Some(signer),
             });
         }
         let given = Given::new(access, url, &settings)?;
@@ -165,6 +194,7 @@ impl Login {
         Ok(Self {
             headers,
             oauth,
+            signer: None,
             expiry,
             secrets,
         })
@@ -188,6 +218,18 @@ impl Login {
         Ok(res)
     }
 
+    /// Signs a request to home as it will be sent, where that is wanted.
+    pub(crate) async fn sign(
+        &self,
+        attempt: &mut Attempt,
+        request: &mut Request,
+    ) -> Result<(), Failure> {
+        match &self.signer {
+            Some(signer) => signer.sign(attempt, request).await,
+            None => Ok(()),
+        }
+    }
+
     /// What must not be printed either: credentials in the form in which they are sent.
     pub(crate) fn secrets(&self) -> &[Secret] {
         &self.secrets
@@ -199,6 +241,9 @@ impl Login {
 
     /// More about a 401 or 403, from what we know of the login.
     pub(crate) fn explain(&self, cause: Cause, response: &Response) -> Cause {
+        if let Some(signer) = &self.signer {
+            return signer.explain(cause, response);
+        }
         if !matches!(response.status.as_u16(), 401 | 403) {
             return cause;
         }

@@ -63,6 +63,15 @@ impl Site {
         self.login.headers(attempt, &self.client).await
     }
 
+    /// Signs a request as it will be sent, where that is how we say who we are.
+    pub(crate) async fn sign(
+        &self,
+        attempt: &mut Attempt,
+        request: &mut Request,
+    ) -> Result<(), Failure> {
+        self.login.sign(attempt, request).await
+    }
+
     /// One request and its answer, whatever that is. Nothing is followed.
     pub(crate) async fn send(
         &self,

@@ -63,6 +63,8 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "aws", "url": format!("http://{at}"), "secretRef": {"name": "aws-files", "key": "role"}}),
         json!({"type": "aws", "url": format!("http://{at}"), "secretRef": {"name": "aws-files", "key": "says"}}),
         json!({"type": "aws", "url": format!("http://{at}"), "secretRef": {"name": "aws-files", "key": "complains"}}),
+        json!({"type": "http", "url": format!("http://{at}/?a=b"), "username": "M4RK3R-id", "password": "M4RK3R-secret", "properties": {"awsSigV4": {"service": "es", "region": "eu-west-1", "sessionToken": "M4RK3R-session"}}}),
+        json!({"type": "http", "url": format!("http://{at}/"), "properties": {"awsSigV4": {"service": "s3", "accessKey": "M4RK3R-id", "secretKey": "M4RK3R-secret"}}}),
         json!({"type": "redis", "url": format!("redis://{encoded}:{encoded}@{at}")}),
         json!({"type": "redis", "url": format!("redis://{at}?pass={encoded}&user={encoded}")}),
         json!({"type": "redis", "url": format!("redis://{at}"), "username": "probe", "password": MARKER}),

@@ -273,7 +273,7 @@ pub(crate) struct About<'a> {
 impl About<'_> {
     /// What a refusal means: AWS' code, its words, and the way out.
     pub(crate) fn explain(&self, response: &Response, expected: &str, now: Timestamp) -> Cause {
-        let Some(Refusal { code, message }) = Refusal::of(response) else {
+        let Some(refusal) = Refusal::of(response) else {
             let cause = response.unexpected(expected);
             return match cause.hint {
                 Some(_) => cause,
@@ -281,7 +281,7 @@ impl About<'_> {
                     .hint("is it an endpoint of AWS, and nothing in between that answers for it?"),
             };
         };
-        let (reason, hint) = self.meaning(&code, &message, clock(response, now));
+        let (reason, hint) = self.meaning(&refusal, clock(response, now));
         let status = response.status;
         let reason = reason.unwrap_or_else(|| match status.as_u16() {
             500.. | 429 => Reason::Unavailable,
@@ -289,23 +289,37 @@ impl About<'_> {
             403 => Reason::Permission,
             _ => Reason::HttpStatus,
         });
-        let said = match message.is_empty() {
-            true => code.clone(),
-            false => format!("{code}: {message}"),
-        };
-        let cause = Cause::new(reason, format!("expected {expected}, got {said}")).code(code);
+        let said = refusal.said();
+        let cause =
+            Cause::new(reason, format!("expected {expected}, got {said}")).code(refusal.code);
         match hint {
             Some(hint) => cause.hint(hint),
             None => cause,
         }
     }
 
+    /// A status that was not expected, with what AWS says of it.
+    pub(super) fn refine(&self, cause: Cause, response: &Response, now: Timestamp) -> Cause {
+        let Some(refusal) = Refusal::of(response) else {
+            return cause;
+        };
+        let (reason, hint) = self.meaning(&refusal, clock(response, now));
+        let said = refusal.said();
+        Cause {
+            reason: reason.unwrap_or(cause.reason),
+            message: format!("{}: {said}", cause.message),
+            code: Some(refusal.code),
+            hint: hint.or(cause.hint),
+            phase: cause.phase,
+        }
+    }
+
     fn meaning(
         &self,
-        code: &str,
-        message: &str,
+        refusal: &Refusal,
         clock: Option<String>,
     ) -> (Option<Reason>, Option<Cow<'static, str>>) {
+        let (code, message) = (refusal.code.as_str(), refusal.message.as_str());
         let fixed = |reason, hint: &'static str| (Some(reason), Some(Cow::Borrowed(hint)));
         let text = |reason, hint: String| (Some(reason), Some(Cow::Owned(hint)));
         let is_late = message.starts_with("Signature expired")
@@ -347,16 +361,18 @@ impl About<'_> {
                     "the access key does not exist (any more), is inactive, or is of another partition (`region`)",
                 ),
             },
-            "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => match self.keys {
-                Some(_) => fixed(
-                    Reason::Auth,
-                    "the session has ended: get new keys, or use what renews itself (`assumeRole`, a role of the machine)",
-                ),
-                None => fixed(
-                    Reason::Auth,
-                    "the web identity token has ended: who writes its file must renew it",
-                ),
-            },
+            "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => {
+                match self.allow == ASSUME_WITH_TOKEN {
+                    false => fixed(
+                        Reason::Auth,
+                        "the session has ended: get new keys, or use what renews itself (`assumeRole`, a role of the machine)",
+                    ),
+                    true => fixed(
+                        Reason::Auth,
+                        "the web identity token has ended: who writes its file must renew it",
+                    ),
+                }
+            }
             "InvalidIdentityToken" | "IDPRejectedClaim" => fixed(
                 Reason::Auth,
                 "does the role trust this identity provider, with this audience and subject?",
@@ -406,11 +422,13 @@ impl About<'_> {
             "ServiceUnavailable" | "InternalFailure" | "InternalError" => {
                 (Some(Reason::Unavailable), None)
             }
-            "ValidationError" => fixed(
+            "ValidationError" if [ASSUME, ASSUME_WITH_TOKEN].contains(&self.allow) => fixed(
                 Reason::Auth,
                 "look at `assumeRole`: the ARN, the length of the session's name, `durationSeconds`",
             ),
-            "InvalidAction" => fixed(Reason::Protocol, "is it the endpoint of STS?"),
+            "InvalidAction" if self.allow.starts_with("`sts:") => {
+                fixed(Reason::Protocol, "is it the endpoint of STS?")
+            }
             _ => (None, None),
         }
     }
@@ -453,6 +471,13 @@ struct Refusal {
 }
 
 impl Refusal {
+    fn said(&self) -> String {
+        match self.message.is_empty() {
+            true => self.code.clone(),
+            false => format!("{}: {}", self.code, self.message),
+        }
+    }
+
     /// As XML (`<Code>`), or as JSON (`__type` or a header).
     fn of(response: &Response) -> Option<Self> {
         let text = response.text();

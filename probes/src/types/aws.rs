@@ -9,22 +9,17 @@
 //!
 //! Single sign-on is refused by name: it takes a person and a browser.
 
-use std::fmt;
-
 use conncheck_config::{Field, Secret};
-use schemars::{JsonSchema, json_schema};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 use url::Url;
 
 use crate::attempt::Attempt;
-use crate::aws::{Given, Identity, Role, Sts};
+use crate::aws::{AssumeRole, Given, Identity, Sts, Written};
 use crate::cause::Cause;
 use crate::http::{endpoint_of, target};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
-use crate::schema::written;
-use crate::sigv4::Keys;
 use crate::tls::Tls;
 
 /// `spec.properties` of an AWS connection.
@@ -53,77 +48,6 @@ pub(crate) struct Settings {
     server_name: Option<String>,
 }
 
-/// A role: its ARN, or more about it.
-#[derive(Debug)]
-struct AssumeRole {
-    role_arn: String,
-    external_id: Option<Secret>,
-    session_name: Option<String>,
-    duration_seconds: Option<u32>,
-}
-
-written!(AssumeRole: {
-    let arn = json_schema!({ "type": "string", "pattern": r"^\s*arn:[^:]+:iam::\d+:role/" });
-    let text = json_schema!({ "type": "string" });
-    json_schema!({ "anyOf": [arn, {
-        "type": "object",
-        "properties": {
-            "roleARN": arn,
-            "externalID": text,
-            "sessionName": text,
-            "durationSeconds": { "type": "integer", "minimum": 900, "maximum": 43200 },
-        },
-        "required": ["roleARN"],
-        "additionalProperties": false,
-    }] })
-});
-
-impl<'de> Deserialize<'de> for AssumeRole {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields, rename_all = "camelCase")]
-        struct Whole {
-            #[serde(rename = "roleARN", alias = "roleArn")]
-            role_arn: String,
-            #[serde(rename = "externalID", alias = "externalId")]
-            external_id: Option<Secret>,
-            session_name: Option<String>,
-            duration_seconds: Option<u32>,
-        }
-
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = AssumeRole;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the ARN of a role, or a mapping with `roleARN`")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<AssumeRole, E> {
-                Ok(AssumeRole {
-                    role_arn: text.to_owned(),
-                    external_id: None,
-                    session_name: None,
-                    duration_seconds: None,
-                })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AssumeRole, A::Error> {
-                let whole = Whole::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(AssumeRole {
-                    role_arn: whole.role_arn,
-                    external_id: whole.external_id,
-                    session_name: whole.session_name,
-                    duration_seconds: whole.duration_seconds,
-                })
-            }
-        }
-
-        deserializer.deserialize_any(Either)
-    }
-}
-
 pub(crate) struct Aws {
     /// Nothing while a secret is missing.
     identity: Option<Identity>,
@@ -150,7 +74,16 @@ impl ProbeType for Aws {
                 tls,
             });
         }
-        let given = given(&access, settings, &endpoint)?;
+        let written = Written {
+            access_key: settings.access_key,
+            secret_key: settings.secret_key,
+            session_token: settings.session_token,
+            profile: settings.profile,
+            role: settings.assume_role,
+            region: settings.region.or(endpoint.region),
+        };
+        let (username, password) = (endpoint.username.as_deref(), endpoint.password.as_deref());
+        let given = Given::read(&access, written, username, password)?;
         let identity = Identity::new(&access, given)?;
         Ok(Self {
             endpoint: endpoint.url.or_else(|| identity.endpoint().cloned()),
@@ -213,8 +146,8 @@ impl Aws {
 struct Endpoint {
     url: Option<Url>,
     region: Option<String>,
-    username: Option<Secret>,
-    password: Option<Secret>,
+    username: Option<String>,
+    password: Option<String>,
 }
 
 impl Endpoint {
@@ -241,124 +174,11 @@ impl Endpoint {
         let host = url.host_str().unwrap_or_default();
         Ok(Self {
             region: Sts::region_in(host).map(str::to_owned),
-            username: location.username.as_deref().map(Secret::new),
-            password: location.password.as_deref().map(Secret::new),
+            username: location.username,
+            password: location.password,
             url: Some(url),
         })
     }
-}
-
-/// The keys of a whole secret, as they are called in the field.
-const ACCESS_KEY: [&str; 5] = [
-    "AWS_ACCESS_KEY_ID",
-    "aws_access_key_id",
-    "accessKeyId",
-    "accessKey",
-    "access-key",
-];
-const SECRET_KEY: [&str; 6] = [
-    "AWS_SECRET_ACCESS_KEY",
-    "aws_secret_access_key",
-    "secretAccessKey",
-    "secretKey",
-    "secret-access-key",
-    "secret-key",
-];
-const SESSION_TOKEN: [&str; 4] = [
-    "AWS_SESSION_TOKEN",
-    "aws_session_token",
-    "sessionToken",
-    "session-token",
-];
-
-fn given(access: &Access<'_>, settings: Settings, endpoint: &Endpoint) -> Result<Given, Invalid> {
-    let resolved = access.resolved();
-    let other = |names: &[&str]| {
-        let named = names.iter().find_map(|name| resolved.others.get(*name));
-        named.cloned()
-    };
-    // The secret wins over `spec`, and that over the URL.
-    let one = |secrets: Option<Secret>,
-               field: &Option<Secret>,
-               property: Option<Secret>,
-               names: [&str; 2]| {
-        match (secrets, field, property) {
-            (None, Some(_), Some(_)) => Err(access
-                .invalid(
-                    Field::Properties,
-                    format!("both `{}` and `properties.{}`", names[0], names[1]),
-                )
-                .hint("they mean the same; keep one of them")),
-            (secret, field, property) => Ok(secret.or_else(|| field.clone()).or(property)),
-        }
-    };
-    let access_key = one(
-        other(&ACCESS_KEY),
-        &resolved.username,
-        settings.access_key,
-        ["username", "accessKey"],
-    )?
-    .or_else(|| endpoint.username.clone());
-    let mut secret_key = one(
-        other(&SECRET_KEY),
-        &resolved.password,
-        settings.secret_key,
-        ["password", "secretKey"],
-    )?
-    .or_else(|| endpoint.password.clone());
-    let mut key = resolved.key.clone();
-    // Beside an access key it is the other half, which no credentials file looks like.
-    if access_key.is_some() && !key.as_ref().is_some_and(|key| key.expose().contains('[')) {
-        secret_key = key.take().or(secret_key);
-    }
-    let session_token = other(&SESSION_TOKEN).or(settings.session_token);
-    let keys = match (access_key, secret_key) {
-        (Some(access_key), Some(secret_key)) => {
-            let keys = Keys::new(&access_key, &secret_key, session_token.as_ref());
-            Some(keys.map_err(|what| access.invalid(Field::SecretRef, what))?)
-        }
-        (Some(_), None) => {
-            return Err(access
-                .invalid(Field::Username, "an access key without its secret key")
-                .hint("give `password` or a `secretRef`"));
-        }
-        (None, Some(_)) => {
-            return Err(access
-                .invalid(Field::Password, "a secret key without its access key")
-                .hint("give the access key as `username`"));
-        }
-        (None, None) if session_token.is_some() => {
-            return Err(access
-                .invalid(Field::Properties, "a `sessionToken` without its keys")
-                .hint("give access key and secret key too: `username` and `password`"));
-        }
-        (None, None) => None,
-    };
-    let file = match key {
-        Some(key) => Some(key),
-        // A secret with keys may have a file beside them, for others.
-        None if keys.is_none() => other(&["credentials"]),
-        None => None,
-    };
-    let role = match settings.assume_role {
-        None => None,
-        Some(role) => Some(
-            Role::new(
-                &role.role_arn,
-                role.external_id,
-                role.session_name,
-                role.duration_seconds,
-            )
-            .map_err(|what| access.invalid(Field::Properties, format!("`assumeRole`: {what}")))?,
-        ),
-    };
-    Ok(Given {
-        keys,
-        file: file.map(|text| (Field::SecretRef, text)),
-        profile: settings.profile,
-        role,
-        region: settings.region.or_else(|| endpoint.region.clone()),
-    })
 }
 
 #[cfg(test)]
@@ -436,7 +256,7 @@ mod tests {
             ),
             (
                 "username: AKIA1\npassword: b\nproperties: {accessKey: M4RK3R}",
-                "both `username` and `properties.accessKey` (they mean the same; keep one of them)",
+                "both `username` and the property `accessKey` (they mean the same; keep one of them)",
             ),
             (
                 "username: AKIA1\npassword: 'M4RK3R x'",

@@ -21,6 +21,7 @@ use serde_json::Value;
 use serde_json_path::JsonPath;
 
 use crate::attempt::Attempt;
+use crate::aws::SigV4Settings;
 use crate::cause::Cause;
 use crate::http::{Request, RequestMethod, Response, body_of};
 use crate::login::{Headers, LoginSettings, Name, OAuthSettings};
@@ -63,6 +64,10 @@ pub(crate) struct Settings {
     api_key_header: Option<Name>,
     /// Where to get a token from (OAuth 2 client credentials).
     oauth: Option<OAuthSettings>,
+    /// Sign the request as AWS wants it: `service`, `region`, and the keys, unless they are given
+    /// as `username` and `password` or found where conncheck runs.
+    #[serde(rename = "awsSigV4")]
+    aws_sig_v4: Option<SigV4Settings>,
     /// Accept any certificate.
     insecure_skip_verify: Option<bool>,
     /// The name that the certificate must be for, in place of the URL's host.
@@ -87,11 +92,19 @@ impl ProbeType for Http {
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let url = access.url()?.expose();
         let tls = access.tls_options(settings.insecure_skip_verify, settings.server_name);
+        // A signature is for one URL: where a redirect leads, it is worth nothing.
+        let is_signed = settings.aws_sig_v4.is_some();
+        if is_signed && settings.follow_redirects == Some(true) {
+            return Err(access
+                .invalid(Field::Properties, "`followRedirects` with `awsSigV4`")
+                .hint("a signature is for one URL: let `url` name where it redirects to"));
+        }
         let login = LoginSettings {
             headers: settings.headers,
             bearer: settings.bearer,
             api_key_header: settings.api_key_header,
             oauth: settings.oauth,
+            aws_sig_v4: settings.aws_sig_v4,
             ..LoginSettings::default()
         };
         let site = Site::new(&access, url, tls, login)?;
@@ -123,7 +136,7 @@ impl ProbeType for Http {
             site,
             method,
             body: settings.body.as_ref().map(body_of).unwrap_or_default(),
-            follow_redirects: settings.follow_redirects.unwrap_or(true),
+            follow_redirects: settings.follow_redirects.unwrap_or(!is_signed),
             expected: settings.expected_status,
             assertions,
         })
@@ -138,12 +151,13 @@ impl ProbeType for Http {
     }
 
     async fn probe(&self, attempt: &mut Attempt) -> Result<(), Failure> {
-        let request = Request {
+        let mut request = Request {
             method: self.method.clone(),
             url: self.site.url().clone(),
             headers: self.site.log_in(attempt).await?,
             body: self.body.clone(),
         };
+        self.site.sign(attempt, &mut request).await?;
         let is_wanted = |status| self.expected.names(status);
         let response = match self.follow_redirects {
             true => self.site.follow(attempt, request, is_wanted).await?,
