@@ -309,6 +309,7 @@ fn build(
     redactor: &Redactor,
 ) -> Result<Ready, Failure> {
     let asking = Asking::new(secrets);
+    let first_of = |mistakes| first_of(connection, mistakes);
     let resolved = connection
         .resolve(ty.name, &asking)
         .map_err(|unresolved| first_of(unresolved.into_iter().map(mistake_of).collect()))?;
@@ -328,11 +329,14 @@ impl Ready {
 }
 
 /// One failure has one message, so the first mistake speaks for the others.
-fn first_of(mistakes: Vec<Invalid>) -> Failure {
+fn first_of(connection: &Connection, mistakes: Vec<Invalid>) -> Failure {
     let others = mistakes.len().saturating_sub(1);
     let first = mistakes.into_iter().next();
     let (mut message, hint) = match first {
-        Some(first) => (first.message, first.hint),
+        Some(first) => (
+            connection.in_own_words(first.message),
+            first.hint.map(|hint| connection.in_own_words(hint)),
+        ),
         None => ("a value is missing".to_owned(), None),
     };
     if others > 0 {
@@ -367,13 +371,33 @@ fn error_of(connection: &Connection, ty: &TypeInfo, invalid: Invalid) -> ConfigE
 
 /// The type that the owner wrote, or that the URL's scheme says.
 pub(crate) fn type_of(connection: &Connection) -> Result<&'static TypeInfo, Vec<ConfigError>> {
-    if let Some(name) = &connection.type_name {
-        return types::find(&name.value).map_err(|unknown| {
+    let find = |name: &Spanned<String>| {
+        types::find(&name.value).map_err(|unknown| {
             let mut error =
                 connection.error(name.place.clone(), unknown.message, Some(unknown.hint));
             error.type_name = None;
             vec![error]
-        });
+        })
+    };
+    match (&connection.type_name, &connection.block) {
+        (Some(name), None) | (None, Some(name)) => return find(name),
+        (Some(name), Some(block)) => {
+            let (ty, of_block) = (find(name)?, find(block)?);
+            if ty.name == of_block.name {
+                return Ok(ty);
+            }
+            let message = format!(
+                "the `type` is `{}`, and the block is one of `{}`",
+                ty.name, of_block.name
+            );
+            let hint = "leave `type` out: the block says what it is";
+            return Err(vec![connection.error(
+                name.place.clone(),
+                message,
+                Some(hint.to_owned()),
+            )]);
+        }
+        (None, None) => {}
     }
     let scheme = connection.url_scheme();
     if let Some(ty) = scheme.as_deref().and_then(types::by_scheme) {

@@ -5,9 +5,11 @@ use std::fmt;
 
 use crate::document::Trust;
 use crate::error::Mistake;
+use crate::forms::Words;
 use crate::node::{Data, Node};
 use crate::resolve::{self, Field, Lookup, Resolved, Unresolved};
 use crate::template::{self, Part, Variable};
+use crate::urls::{self, BadPort};
 use crate::value::{self, Reference, Source, Value};
 use crate::words::{nearest, quoted};
 use crate::{ConfigError, Identity, Place, Spanned};
@@ -20,6 +22,8 @@ pub struct Connection {
     pub place: Place,
     /// `spec.type` as written; the table of types in the probes crate knows the names.
     pub type_name: Option<Spanned<String>>,
+    /// The type that a block (`spec.postgres`) is, where there is one.
+    pub block: Option<Spanned<String>>,
     /// `spec.name`, for people.
     pub display_name: Option<String>,
     pub description: Option<String>,
@@ -46,6 +50,14 @@ pub(crate) struct Spec {
     pub insecure_skip_verify: Option<Spanned<bool>>,
     /// A mapping, when given.
     pub properties: Option<Node>,
+    /// Stands beside a URL that has none.
+    pub port: Option<Value>,
+    /// An authority, or the login of a type whose login is a document.
+    pub certificate: Option<Value>,
+    /// What a block says of an address; `url` names them as if they were properties.
+    pub parts: BTreeMap<&'static str, Value>,
+    /// What the owner calls all this.
+    pub words: Words,
 }
 
 /// `spec.secretRef`
@@ -100,10 +112,20 @@ impl Connection {
         message: impl Into<String>,
         hint: Option<String>,
     ) -> ConfigError {
-        Mistake::new(&place, message).maybe_hint(hint).of(
-            self.type_name.as_ref().map(|name| name.value.clone()),
+        let mistake = Mistake::new(&place, message).maybe_hint(hint);
+        self.spec.words.of_mistake(mistake).of(
+            self.type_name
+                .as_ref()
+                .or(self.block.as_ref())
+                .map(|name| name.value.clone()),
             Some(self.id.clone()),
         )
+    }
+
+    /// A message or hint about this connection in the words of who wrote it: `postgres.host` where that
+    /// is what stands for `url`.
+    pub fn in_own_words(&self, text: String) -> String {
+        self.spec.words.of(text)
     }
 
     /// The lower-case scheme of a literal `url`, for a connection without `type`.
@@ -158,6 +180,7 @@ impl Connection {
             open: Vec::new(),
             chain: 0,
             done: HashSet::new(),
+            in_part: false,
         };
         // In the order of `resolve`, so that what is short enough here is short enough there.
         if let Some(properties) = &self.spec.properties {
@@ -168,7 +191,53 @@ impl Connection {
         {
             templates.text(text, &url.place);
         }
+        for part in self.spec.parts.values() {
+            if let Some(text) = part.literal() {
+                templates.in_part = true;
+                templates.text(text, &part.place);
+            }
+        }
+        mistakes.extend(self.check_port());
+        let words = &self.spec.words;
         mistakes
+            .into_iter()
+            .map(|mistake| words.of_mistake(mistake))
+            .collect()
+    }
+
+    /// Whether a literal `port` goes with a literal `url`.
+    fn check_port(&self) -> Option<Mistake> {
+        let port = self.spec.port.as_ref()?;
+        let place = &port.place;
+        let Some(url) = &self.spec.url else {
+            return match self.spec.secret_ref {
+                Some(_) => None,
+                None => Some(
+                    Mistake::new(place, "a `port` without a `url`")
+                        .hint("write the port into the `url`"),
+                ),
+            };
+        };
+        let port = port.literal()?;
+        let mistake = |problem: BadPort| {
+            let message = format!("`port` {}", problem.message());
+            let hint = problem.hint().map(str::to_owned);
+            Some(Mistake::new(place, message).maybe_hint(hint))
+        };
+        if !urls::is_port(port) {
+            return mistake(BadPort::NoNumber);
+        }
+        let url = url.literal()?;
+        // What a template will bring is judged when it is filled.
+        let host = match self.spec.parts.get("host") {
+            Some(host) => host.literal()?.to_owned(),
+            None => url.trim().to_owned(),
+        };
+        match urls::with_port(&host, port) {
+            Err(BadPort::Contradicts | BadPort::NoPlace) if host.contains(['$', '{']) => None,
+            Err(problem) => mistake(problem),
+            Ok(_) => None,
+        }
     }
 }
 
@@ -182,9 +251,12 @@ impl Spec {
             &self.ca_cert,
             &self.client_cert,
             &self.client_key,
+            &self.port,
+            &self.certificate,
         ]
         .into_iter()
         .flatten()
+        .chain(self.parts.values())
     }
 
     /// Every reference and where it stands, but for `secretRef`.
@@ -266,6 +338,8 @@ struct Templates<'a> {
     open: Vec<*const Node>,
     chain: usize,
     done: HashSet<*const Node>,
+    /// What is looked at is one of [`Spec::parts`], which cannot name one another.
+    in_part: bool,
 }
 
 impl Templates<'_> {
@@ -348,6 +422,16 @@ impl Templates<'_> {
     }
 
     fn property(&mut self, key: &str, place: &Place) -> Result<(), Mistake> {
+        if self.spec.parts.contains_key(key) {
+            return match self.in_part {
+                true => Err(Mistake::new(
+                    place,
+                    format!("`$(properties.{key})` cannot stand here"),
+                )
+                .hint("write the text itself")),
+                false => Ok(()),
+            };
+        }
         let Some(node) = self.properties.get(key) else {
             let names = self.spec.property_names();
             let (shown, hint) = match nearest(key, &names) {

@@ -44,7 +44,25 @@ impl From<NodeError> for Mistake {
 }
 
 pub(crate) fn deserialize<T: DeserializeOwned>(root: &Node) -> Result<T, NodeError> {
-    read(root).map_err(|fault| fault.report(root))
+    match read(root) {
+        Err(fault) if fault.is_about_what_may_be_unknown(root) => {
+            let rest = without_what_may_be_unknown::<T>(root);
+            read(&rest).map_err(|fault| fault.report(&rest))
+        }
+        res => res.map_err(|fault| fault.report(root)),
+    }
+}
+
+/// Takes out the properties that are there for templates, as far as `T` does not know them.
+fn without_what_may_be_unknown<T: DeserializeOwned>(root: &Node) -> Node {
+    let mut rest = root.clone();
+    while let Err(fault) = read::<T>(&rest)
+        && fault.is_about_what_may_be_unknown(&rest)
+        && let Data::Map(entries) = &mut rest.data
+    {
+        entries.remove(fault.0.steps[0]);
+    }
+    rest
 }
 
 /// Finds one mistake at a time: what is wrong is reported and taken out of a copy, and the copy
@@ -53,11 +71,11 @@ pub(crate) fn deserialize_all<T: DeserializeOwned>(root: &Node) -> Result<T, Vec
     /// More than anyone mends at once.
     const MOST: usize = 20;
 
-    let mut fault = match read(root) {
+    let mut rest = without_what_may_be_unknown::<T>(root);
+    let mut fault = match read(&rest) {
         Ok(value) => return Ok(value),
         Err(fault) => fault,
     };
-    let mut rest = root.clone();
     let mut errors = Vec::new();
     for _ in 0..MOST {
         if !fault.is_moot(&rest) {
@@ -67,6 +85,7 @@ pub(crate) fn deserialize_all<T: DeserializeOwned>(root: &Node) -> Result<T, Vec
             break;
         };
         wrong.data = Data::Removed;
+        rest = without_what_may_be_unknown::<T>(&rest);
         match read::<T>(&rest) {
             Ok(_) => break,
             Err(next) => fault = next,
@@ -161,6 +180,12 @@ impl Fault {
                 .iter()
                 .any(|entry| entry.key == *name && matches!(entry.value.data, Data::Removed)),
         }
+    }
+
+    /// Whether it is a property that only templates name.
+    fn is_about_what_may_be_unknown(&self, root: &Node) -> bool {
+        let is_unknown = matches!(self.0.what, What::UnknownField(_));
+        is_unknown && self.0.steps.len() == 1 && self.node(root).may_be_unknown()
     }
 
     fn node<'a>(&self, root: &'a Node) -> &'a Node {

@@ -13,10 +13,11 @@ use base64::prelude::BASE64_STANDARD;
 
 use crate::connection::{SecretRef, Spec};
 use crate::error::Mistake;
+use crate::forms::{self, InBlock};
 use crate::node::{self, Data, Node};
 use crate::read::Reader;
 use crate::resolve::{Found, Lookup, NotFound, RefKind};
-use crate::words::{nearest, quoted};
+use crate::words::{listed, nearest, quoted};
 use crate::{ConfigError, Connection, Identity, Place, Secret, Spanned, template};
 
 /// Whether the author of a definition may have our files and environment read, and programs run.
@@ -204,7 +205,8 @@ impl Loader {
         let metadata = reader.metadata(root);
         let spec = reader.spec(root);
 
-        let type_name = spec.type_name.as_ref().map(|name| name.value.clone());
+        let named = spec.type_name.as_ref().or(spec.block.as_ref());
+        let type_name = named.map(|name| name.value.clone());
         let id = metadata.id.clone();
         // In the documented place, then in the CRD's.
         let mut labels = metadata.labels;
@@ -213,6 +215,7 @@ impl Loader {
             id,
             place: metadata.place,
             type_name: spec.type_name,
+            block: spec.block,
             display_name: spec.display_name,
             description: spec.description,
             icon: spec.icon,
@@ -428,11 +431,13 @@ struct Metadata {
 }
 
 /// Everything that Kubernetes and its tools put into `metadata`.
-pub(crate) const METADATA: [&str; 17] = [
+pub(crate) const METADATA: [&str; 19] = [
     "name",
     "namespace",
     "labels",
     "annotations",
+    "description",
+    "icon",
     "generateName",
     "uid",
     "resourceVersion",
@@ -448,6 +453,7 @@ pub(crate) const METADATA: [&str; 17] = [
     "initializers",
 ];
 
+/// The fields of the documented form.
 pub(crate) const SPEC: [&str; 14] = [
     "type",
     "url",
@@ -464,6 +470,9 @@ pub(crate) const SPEC: [&str; 14] = [
     "labels",
     "icon",
 ];
+
+/// The further fields of the legacy form.
+const LEGACY: [&str; 3] = ["certificate", "port", "insecure_tls"];
 
 /// What others call a field of `spec`.
 const RENAMED: [(&str, &str); 17] = [
@@ -490,6 +499,7 @@ const RENAMED: [(&str, &str); 17] = [
 #[derive(Default)]
 struct SpecFields {
     type_name: Option<Spanned<String>>,
+    block: Option<Spanned<String>>,
     display_name: Option<String>,
     description: Option<String>,
     icon: Option<String>,
@@ -562,11 +572,13 @@ impl Reader {
             self.blame(Mistake::new(&node.place, "`spec` is empty").hint(EXAMPLE));
             return SpecFields::default();
         }
-        self.known_fields(node, "spec", &SPEC, &RENAMED);
+        self.fields_of_spec(node);
         let type_name = self.type_name(node.get("type"));
         let labels = self.texts(node.get("labels"), "spec.labels");
-        let fields = SpecFields {
+        let block = self.block(node);
+        let mut fields = SpecFields {
             type_name,
+            block: None,
             display_name: self.text(node.get("name"), "spec.name"),
             description: self.text(node.get("description"), "spec.description"),
             icon: self.text(node.get("icon"), "spec.icon"),
@@ -583,11 +595,148 @@ impl Reader {
                     .boolean(node.get("insecureSkipVerify"), "spec.insecureSkipVerify"),
                 properties: self
                     .mapping(node.get("properties"), "spec.properties")
-                    .cloned(),
+                    .map(|node| self.property_values(node, "properties")),
+                port: self.value(node.get("port"), "spec.port"),
+                certificate: self.value(node.get("certificate"), "spec.certificate"),
+                ..Spec::default()
             },
         };
+        self.legacy_switch(node, &mut fields.spec);
+        if let Some(block) = block {
+            self.beside_block(node, block, &mut fields);
+            return fields;
+        }
+        self.two_certificates(&fields);
         self.type_or_scheme(node, &fields);
         fields
+    }
+
+    /// Reports the fields that `spec` does not have.
+    fn fields_of_spec(&mut self, node: &Node) {
+        for (key, place, _) in node.iter() {
+            let known = SPEC.iter().chain(&LEGACY).any(|name| *name == key);
+            if known || forms::block_names().any(|name| name == key) {
+                continue;
+            }
+            let message = format!("unknown field {} in `spec`", quoted(key));
+            let renamed = RENAMED
+                .iter()
+                .find(|(other, _)| other.eq_ignore_ascii_case(key))
+                .map(|(_, ours)| *ours);
+            let names: Vec<&str> = SPEC
+                .into_iter()
+                .chain(LEGACY)
+                .chain(forms::block_names())
+                .collect();
+            let hint = match (forms::elsewhere(key, node), renamed, nearest(key, &names)) {
+                (Some(elsewhere), _, _) => elsewhere,
+                (None, Some(meant), _) | (None, None, Some(meant)) => {
+                    format!("did you mean `{meant}`?")
+                }
+                (None, None, None) => format!(
+                    "known here are {}, and blocks such as `postgres`",
+                    listed(&SPEC)
+                ),
+            };
+            self.blame(Mistake::new(place, message).hint(hint));
+        }
+    }
+
+    /// `insecure_tls`, by its older name.
+    fn legacy_switch(&mut self, node: &Node, spec: &mut Spec) {
+        let Some(switch) = node
+            .get("insecure_tls")
+            .filter(|node| !forms::is_nothing(node))
+        else {
+            return;
+        };
+        let Some(skip) = self.switch(switch, "spec.insecure_tls") else {
+            return;
+        };
+        match &spec.insecure_skip_verify {
+            Some(known) if known.value != skip.value => self.blame(
+                Mistake::new(
+                    &skip.place,
+                    "`insecure_tls` contradicts `insecureSkipVerify`",
+                )
+                .hint("they mean the same; keep one of them"),
+            ),
+            Some(_) => {}
+            None => {
+                spec.words
+                    .call("insecureSkipVerify", "insecure_tls".to_owned());
+                spec.insecure_skip_verify = Some(skip);
+            }
+        }
+    }
+
+    /// `caCert` by its older name, or a login.
+    fn two_certificates(&mut self, fields: &SpecFields) {
+        let spec = &fields.spec;
+        let Some(certificate) = &spec.certificate else {
+            return;
+        };
+        let type_name = fields.type_name.as_ref();
+        let is_login = type_name.is_some_and(|name| forms::certificate_is_login(&name.value));
+        let other = match is_login {
+            true => spec
+                .secret_ref
+                .as_ref()
+                .filter(|secret| secret.key.is_some())
+                .map(|_| "`secretRef` with `key`"),
+            false => spec.ca_cert.as_ref().map(|_| "`caCert`"),
+        };
+        if let Some(other) = other {
+            let message = format!("both `certificate` and {other}");
+            self.blame(
+                Mistake::new(&certificate.place, message)
+                    .hint("they mean the same; keep one of them"),
+            );
+        }
+    }
+
+    /// What the block says, with what may stand beside it.
+    fn beside_block(&mut self, node: &Node, block: InBlock, fields: &mut SpecFields) {
+        fields.block = block.type_name;
+        let Some(type_name) = &fields.block else {
+            return;
+        };
+        for name in [
+            "url",
+            "username",
+            "password",
+            "port",
+            "certificate",
+            "insecure_tls",
+        ] {
+            let Some(entry) = node.entries().iter().find(|entry| entry.key == name) else {
+                continue;
+            };
+            let is_off = entry.value.text() == Some("false");
+            if forms::is_nothing(&entry.value) || is_off {
+                continue;
+            }
+            let name_of_block = node
+                .iter()
+                .find(|(_, place, _)| **place == type_name.place)
+                .map_or("", |(key, _, _)| key);
+            let message = format!("`spec.{name}` beside the block `{name_of_block}`");
+            let hint = forms::inside(name_of_block);
+            self.blame(Mistake::new(&entry.place, message).hint(hint));
+        }
+        let beside = std::mem::replace(&mut fields.spec, block.spec);
+        let both = beside
+            .secret_ref
+            .as_ref()
+            .filter(|secret| secret.key.is_some());
+        if let (Some(certificate), Some(_)) = (&fields.spec.certificate, both) {
+            let message = "both `certificate` and `secretRef` with `key`";
+            self.blame(
+                Mistake::new(&certificate.place, fields.spec.words.of(message.to_owned()))
+                    .hint("they mean the same; keep one of them"),
+            );
+        }
+        self.mistakes.extend(fields.spec.join(beside));
     }
 
     fn type_name(&mut self, node: Option<&Node>) -> Option<Spanned<String>> {

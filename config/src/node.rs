@@ -70,6 +70,8 @@ struct Extra {
     mistakes: Vec<Mistake>,
     /// What paths in messages start with.
     name: Option<&'static str>,
+    /// There for a template: no mistake where nothing else knows it.
+    for_templates: bool,
 }
 
 impl Node {
@@ -136,6 +138,34 @@ impl Node {
             unknown: true,
         };
         Self::new(place, Data::Scalar(scalar))
+    }
+
+    /// A text that stands at `place`.
+    pub(crate) fn text_of(place: Place, text: Secret) -> Self {
+        let scalar = Scalar {
+            text,
+            plain: false,
+            unknown: false,
+        };
+        Self::new(place, Data::Scalar(scalar))
+    }
+
+    /// The same node, and what was found wrong with it, with other data.
+    pub(crate) fn with_data(&self, data: Data) -> Self {
+        Self {
+            place: self.place.clone(),
+            data,
+            extra: self.extra.clone(),
+        }
+    }
+
+    /// Notes that a template names this property, so that it is no mistake if its type does not.
+    pub(crate) fn is_for_templates(&mut self) {
+        self.extra.get_or_insert_default().for_templates = true;
+    }
+
+    pub(crate) fn may_be_unknown(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.for_templates)
     }
 
     /// The same tree, whose paths in messages start with `name`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::Mistake;
-use crate::node::{Data, Node};
+use crate::node::{Data, Entry, Node};
 use crate::value::{self, Source, Value};
 use crate::words::{quoted, suggestion};
 use crate::{Place, RefKind, Secret, Spanned, de};
@@ -24,6 +24,15 @@ impl Reader {
         if !node.scalar().is_some_and(|scalar| scalar.unknown) {
             let message = format!("`{path}`: expected {expected}, found {}", node.describe());
             self.blame(Mistake::new(&node.place, message));
+        }
+    }
+
+    /// A mapping that is there; any other is a mistake with this hint.
+    pub fn mapping_or(&mut self, node: &Node, path: &str, hint: String) {
+        let before = self.mistakes.len();
+        self.mapping(Some(node), path);
+        if let [mistake] = &mut self.mistakes[before..] {
+            mistake.hint = Some(hint);
         }
     }
 
@@ -151,7 +160,8 @@ impl Reader {
     fn value_object(&mut self, node: &Node, path: &str) -> Option<Value> {
         const FORM: &str = "write the text itself, `secret://NAME/KEY`, or `valueFrom: {secretKeyRef: {name: …, key: …}}`";
         // A password in braces is read as such a mapping, so its keys are not quoted.
-        let known = |key: &str| matches!(key, "value" | "valueFrom");
+        // `name` is of no meaning but for headers, and may stand everywhere.
+        let known = |key: &str| matches!(key, "name" | "value" | "valueFrom");
         if let Some((_, place, _)) = node.iter().find(|(key, _, _)| !known(key)) {
             let message =
                 format!("`{path}`: expected text, or a mapping of `value` or `valueFrom`");
@@ -159,7 +169,17 @@ impl Reader {
             self.blame(Mistake::new(place, message).hint(hint).maybe_helm());
             return None;
         }
-        match (node.get("value"), node.get("valueFrom")) {
+        // Whoever dumps a manifest writes `password: {}` for none.
+        if node.entries().is_empty() {
+            return None;
+        }
+        let something = |node: &&Node| !node.is_null() && node.text() != Some("");
+        let from = node.get("valueFrom").filter(|from| !from.is_null());
+        let value = node.get("value");
+        match (
+            value.filter(|value| from.is_none() || something(value)),
+            from,
+        ) {
             (Some(_), Some(from)) => {
                 let message = format!("`{path}`: both `value` and `valueFrom`");
                 self.blame(Mistake::new(&from.place, message).hint("keep one of them"));
@@ -172,24 +192,94 @@ impl Reader {
             }
             (None, Some(from)) => self.value_from(from, &format!("{path}.valueFrom")),
             (None, None) => {
-                let message = format!("`{path}`: an empty mapping");
+                let message = format!("`{path}`: neither `value` nor `valueFrom`");
                 self.blame(Mistake::new(&node.place, message).hint(FORM));
                 None
             }
         }
     }
 
+    /// A property with all that is in it: where a text may stand, `{value: …}` and `{valueFrom: …}`
+    /// may, and become the text or the `secret://` that says the same.
+    pub fn property_values(&mut self, node: &Node, path: &str) -> Node {
+        let data = match &node.data {
+            Data::Map(entries) => {
+                if let Some(from) = node.get("valueFrom") {
+                    return self.property_value_from(node, from, path);
+                }
+                // These hold names of the owner's choice.
+                let chosen = ["headers", "params"];
+                let free = chosen
+                    .iter()
+                    .any(|name| path.ends_with(&format!(".{name}")));
+                if let [entry] = entries.as_slice()
+                    && entry.key == "value"
+                    && !free
+                    && entry.value.scalar().is_some()
+                {
+                    return entry.value.clone();
+                }
+                Data::Map(
+                    entries
+                        .iter()
+                        .map(|entry| {
+                            let shown = quoted(&entry.key);
+                            let path = format!("{path}.{}", shown.trim_matches('`'));
+                            Entry {
+                                key: entry.key.clone(),
+                                place: entry.place.clone(),
+                                value: self.property_values(&entry.value, &path),
+                            }
+                        })
+                        .collect(),
+                )
+            }
+            Data::Seq(items) => Data::Seq(
+                items
+                    .iter()
+                    .enumerate()
+                    .map(|(index, item)| self.property_values(item, &format!("{path}[{index}]")))
+                    .collect(),
+            ),
+            _ => return node.clone(),
+        };
+        node.with_data(data)
+    }
+
+    /// `{valueFrom: …}`, and with a `name` the `{name: …, value: …}` of a header.
+    fn property_value_from(&mut self, node: &Node, from: &Node, path: &str) -> Node {
+        let value = match self.value(Some(node), path).map(|value| value.source) {
+            Some(Source::Literal(text)) => Node::text_of(from.place.clone(), text),
+            Some(Source::Reference(reference)) => {
+                Node::text_of(from.place.clone(), Secret::new(reference.as_text()))
+            }
+            None => return Node::unknown(node.place.clone()),
+        };
+        let Some(name) = node.entries().iter().find(|entry| entry.key == "name") else {
+            return value;
+        };
+        let value = Entry {
+            key: "value".to_owned(),
+            place: from.place.clone(),
+            value,
+        };
+        node.with_data(Data::Map(vec![name.clone(), value]))
+    }
+
     fn value_from(&mut self, node: &Node, path: &str) -> Option<Value> {
         let node = self.mapping(Some(node), path)?;
         let before = self.mistakes.len();
         for (key, place, _) in node.iter() {
-            let instead = match key {
-                "helmRef" => "the value as a secret or config map",
-                "serviceAccount" => "a token as a secret",
+            let hint = match key {
+                "helmRef" => {
+                    "put the value into a secret or config map, and write `secretKeyRef` or `configMapKeyRef`"
+                }
+                "serviceAccount" => {
+                    "put a token of the service account into a secret, and write `secretKeyRef`"
+                }
                 _ => continue,
             };
             let message = format!("`{path}.{key}` is not supported");
-            let hint = format!("supply {instead}: `secretKeyRef` or `configMapKeyRef`");
             self.blame(Mistake::new(place, message).hint(hint));
         }
         if self.mistakes.len() > before {

@@ -14,9 +14,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::connection::{Connection, Partial, Properties, SecretRef};
 use crate::document::Trust;
+use crate::forms::certificate_is_login;
 use crate::node::{Data, Entry, Node, Scalar};
 use crate::secrets::Secrets;
 use crate::template::{self, Kind, Part, Variable};
+use crate::urls;
 use crate::value::{self, Reference, Source, Value};
 use crate::words::listed;
 use crate::{Identity, Place, Secret};
@@ -280,6 +282,10 @@ struct Run<'a> {
     username: Got,
     password: Got,
     key: Got,
+    /// The values of [`crate::connection::Spec::parts`] that were asked for; `None` for one that is not known.
+    parts: HashMap<String, Option<String>>,
+    /// The properties that templates name.
+    for_templates: HashSet<String>,
     /// The texts of properties whose templates were filled; `None` for one that is not known.
     filled: HashMap<*const Node, Option<String>>,
     filled_len: usize,
@@ -300,6 +306,8 @@ impl<'a> Run<'a> {
             username: Got::Nothing,
             password: Got::Nothing,
             key: Got::Nothing,
+            parts: HashMap::new(),
+            for_templates: HashSet::new(),
             filled: HashMap::new(),
             filled_len: 0,
             unresolved: Vec::new(),
@@ -321,6 +329,15 @@ impl<'a> Run<'a> {
         // The secret wins over `spec`, which is still looked at for its mistakes.
         let username = self.value(spec.username.as_ref()).trimmed();
         self.username = take(&USERNAME, &mut whole).trimmed().or(|| username);
+        let certificate = self.value(spec.certificate.as_ref());
+        let certificate = match certificate_is_login(self.type_name) {
+            true => {
+                self.key =
+                    std::mem::replace(&mut self.key, Got::Nothing).or(|| certificate.trimmed());
+                Got::Nothing
+            }
+            false => certificate,
+        };
         let password = self.value(spec.password.as_ref()).trimmed();
         self.password = take(&PASSWORD, &mut whole).trimmed().or(|| password);
 
@@ -332,6 +349,10 @@ impl<'a> Run<'a> {
         ] {
             let given = self.value(value.as_ref());
             let carried = take(&keys, &mut whole);
+            let given = match field {
+                Field::CaCert => given.or(|| certificate.clone()),
+                _ => given,
+            };
             fields.insert(field, given.or(|| carried));
         }
         // One without the other would look like a mistake.
@@ -343,12 +364,14 @@ impl<'a> Run<'a> {
             fields.insert(Field::ClientKey, Got::Unknown);
         }
 
-        let properties = match &spec.properties {
+        let mut properties = match &spec.properties {
             Some(properties) => self.fill_properties(properties),
             None => Node::empty(self.connection.place.clone()),
         };
         let carried = take(&URL, &mut whole).trimmed();
         let url = self.url(carried);
+        let url = self.with_port(url);
+        self.note_those_for_templates(&mut properties);
         fields.insert(Field::Url, url);
         fields.insert(Field::Username, self.username.clone());
         fields.insert(Field::Password, self.password.clone());
@@ -712,8 +735,89 @@ impl<'a> Run<'a> {
                 self.credential(password, "password", place)
             }
             Variable::Property(key) => {
+                if let Some(part) = self.connection.spec.parts.get(key) {
+                    return self.part(key, part);
+                }
+                self.for_templates.insert(key.to_owned());
                 let node = self.properties.get(key)?;
                 self.property_text(node)
+            }
+        }
+    }
+
+    /// A value of a block that is part of the URL.
+    fn part(&mut self, name: &str, part: &Value) -> Option<String> {
+        if let Some(known) = self.parts.get(name) {
+            return known.clone();
+        }
+        let text = match &part.source {
+            Source::Reference(reference) => self.reference(reference, &part.place).value(),
+            Source::Literal(text) => self
+                .fill(&template::parse(text.expose()), Kind::Property, &part.place)
+                .map(Secret::new),
+        };
+        let text = text.map(|text| text.expose().trim().to_owned());
+        let text = match text {
+            Some(text) if name == "host" && text.contains("://") => {
+                self.unresolved.push(Unresolved {
+                    place: part.place.clone(),
+                    message: "`host`: a URL where a host is expected".to_owned(),
+                    hint: Some("give it as `url`".to_owned()),
+                });
+                None
+            }
+            Some(text) if name == "host" && urls::is_bare_ipv6(&text) => Some(format!("[{text}]")),
+            text => text,
+        };
+        self.parts.insert(name.to_owned(), text.clone());
+        text
+    }
+
+    /// The URL with the port that stands beside it.
+    fn with_port(&mut self, url: Got) -> Got {
+        let Some(port) = &self.connection.spec.port else {
+            return url;
+        };
+        let got = self.value(Some(port)).trimmed();
+        match (url, got) {
+            (url, Got::Nothing) => url,
+            (Got::Nothing, _) => Got::Nothing,
+            (Got::Unknown, _) | (_, Got::Unknown) => Got::Unknown,
+            (Got::Value(url), Got::Value(number)) => {
+                match urls::with_port(url.expose(), number.expose()) {
+                    Ok(url) => Got::of(Some(Secret::new(url))),
+                    Err(problem) => {
+                        self.unresolved.push(Unresolved {
+                            place: port.place.clone(),
+                            message: format!("`port` {}", problem.message()),
+                            hint: problem.hint().map(str::to_owned),
+                        });
+                        Got::Unknown
+                    }
+                }
+            }
+        }
+    }
+
+    /// A property that a template names is there for it, whether or not its type knows it.
+    fn note_those_for_templates(&mut self, properties: &mut Node) {
+        let spec = &self.connection.spec;
+        // Templates that could not be filled name them too.
+        let url = spec.url.as_ref().and_then(Value::literal);
+        let parts = spec.parts.values().filter_map(Value::literal);
+        for text in url.into_iter().chain(parts) {
+            self.for_templates.extend(named_in(text));
+        }
+        if let Some(properties) = &spec.properties {
+            collect_named(properties, &mut self.for_templates);
+        }
+        let named = &self.for_templates;
+        if let Data::Map(entries) = &mut properties.data {
+            for entry in entries {
+                let inner = format!("{}.", entry.key);
+                if named.contains(&entry.key) || named.iter().any(|key| key.starts_with(&inner)) {
+                    entry.value.is_for_templates();
+                }
             }
         }
     }
@@ -738,6 +842,28 @@ impl<'a> Run<'a> {
             }
         }
     }
+}
+
+/// The properties that the templates of a text name.
+fn named_in(text: &str) -> impl Iterator<Item = String> {
+    let parts = match text.contains(['$', '{']) {
+        true => template::parse(text),
+        false => Vec::new(),
+    };
+    parts.into_iter().filter_map(|part| match part {
+        Part::Variable(name) => match template::variable(name)? {
+            Variable::Property(key) => Some(key.to_owned()),
+            _ => None,
+        },
+        Part::Text(_) => None,
+    })
+}
+
+fn collect_named(node: &Node, into: &mut HashSet<String>) {
+    if let Some(text) = node.text() {
+        into.extend(named_in(text));
+    }
+    node.children().for_each(|child| collect_named(child, into));
 }
 
 /// The values of a `secretRef` without `key`.
@@ -794,9 +920,15 @@ fn places(connection: &Connection) -> BTreeMap<Field, Place> {
         (Field::Password, value(&spec.password)),
         (
             Field::SecretRef,
-            spec.secret_ref.as_ref().map(|secret| secret.place.clone()),
+            match &spec.secret_ref {
+                Some(secret) => Some(secret.place.clone()),
+                None => value(&spec.certificate),
+            },
         ),
-        (Field::CaCert, value(&spec.ca_cert)),
+        (
+            Field::CaCert,
+            value(&spec.ca_cert).or_else(|| value(&spec.certificate)),
+        ),
         (Field::ClientCert, value(&spec.client_cert)),
         (Field::ClientKey, value(&spec.client_key)),
         (

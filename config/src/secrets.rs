@@ -249,28 +249,26 @@ impl Public {
         {
             add(username);
         }
+        let authority_end = |rest: &str| rest.find(['/', '?', '#']).unwrap_or(rest.len());
         if let Some(url) = &resolved.url
             && let Some((_, rest)) = url.expose().split_once("://")
         {
-            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-            let authority = rest[..end].rsplit('@').next().unwrap_or_default();
+            let authority = &rest[..authority_end(rest)];
+            let authority = authority.rsplit('@').next().unwrap_or_default();
             for address in authority.split(',') {
                 add(address);
                 add(address.rsplit_once(':').map_or(address, |(host, _)| host));
             }
-            // The path of a URL that anyone can read in the definition.
-            if connection
-                .spec
-                .url
-                .as_ref()
-                .and_then(Value::literal)
-                .is_some()
-            {
-                let path = rest[end..].split(['?', '#']).next().unwrap_or_default();
-                path.split('/').for_each(|part| {
-                    add(part);
-                });
-            }
+        }
+        // The path of a URL that anyone can read in the definition: as it is written there, since a
+        // template may have brought a secret into it.
+        if let Some(url) = connection.spec.url.as_ref().and_then(Value::literal)
+            && let Some((_, rest)) = url.split_once("://")
+        {
+            let path = rest[authority_end(rest)..].split(['?', '#']).next();
+            path.unwrap_or_default().split('/').for_each(|part| {
+                add(part);
+            });
         }
         Self(public)
     }

@@ -34,6 +34,11 @@ pub(crate) enum Reference {
 }
 
 impl Value {
+    /// A text with nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.literal().is_some_and(|text| text.trim().is_empty())
+    }
+
     /// The text, when it is one.
     pub fn literal(&self) -> Option<&str> {
         match &self.source {
@@ -47,6 +52,21 @@ impl Reference {
     /// Whether it reads what belongs to the machine rather than to the connection's owner.
     pub fn is_local(&self) -> bool {
         !matches!(self, Self::Key { .. })
+    }
+
+    /// The same as a text.
+    pub fn as_text(&self) -> String {
+        match self {
+            Self::Key { kind, name, key } => {
+                let scheme = match kind {
+                    RefKind::Secret => "secret",
+                    RefKind::ConfigMap => "configmap",
+                };
+                format!("{scheme}://{name}/{key}")
+            }
+            Self::File(path) => format!("file://{path}"),
+            Self::Env(name) => format!("env://{name}"),
+        }
     }
 
     /// Whether the value is secret by where it comes from. A config map's is not.
@@ -82,10 +102,32 @@ pub(crate) fn reference(text: &str) -> Option<Result<Reference, NotAReference>> 
         Some(key(RefKind::ConfigMap, "configmap", rest))
     } else if let Some(rest) = text.strip_prefix("file://") {
         Some(file(rest))
+    } else if let Some(name) = text.strip_prefix("env://") {
+        Some(env(name))
     } else {
-        text.strip_prefix("env://").map(env)
+        let (scheme, _) = text.split_once("://")?;
+        UNSUPPORTED
+            .iter()
+            .find(|(name, _)| *name == scheme)
+            .map(|(scheme, instead)| {
+                let message = format!("`{scheme}://` references are not supported");
+                Err((
+                    message,
+                    Some(format!("{instead}, and write `secret://NAME/KEY`")),
+                ))
+            })
     }
 }
+
+/// References of others, and what to do instead.
+const UNSUPPORTED: [(&str, &str); 3] = [
+    ("helm", "put the value into a secret"),
+    (
+        "serviceaccount",
+        "put a token of the service account into a secret",
+    ),
+    ("connection", "put what both connections need into a secret"),
+];
 
 fn key(kind: RefKind, scheme: &str, rest: &str) -> Result<Reference, NotAReference> {
     let form = format!("write `{scheme}://NAME/KEY`");

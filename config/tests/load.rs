@@ -68,7 +68,8 @@ fn every_sample_loads_without_a_word() {
             assert_eq!(loaded.connections.len(), 1, "{}", path.display());
             // Each brings its secret along.
             let connection = &loaded.connections[0];
-            let type_name = &connection.type_name.as_ref().unwrap().value;
+            let named = connection.type_name.as_ref().or(connection.block.as_ref());
+            let type_name = &named.unwrap().value;
             let lookup = Documents(&loaded);
             connection
                 .resolve(type_name, &lookup)

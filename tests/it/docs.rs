@@ -14,6 +14,7 @@ crate::trials![
     every_type_and_its_properties_are_in_the_readme,
     every_reason_and_phase_is_in_the_readme,
     every_sample_is_valid,
+    every_form_and_block_of_the_readme_loads,
     the_readme_s_own_examples_are_valid,
     the_readme_s_queries_and_the_scrape_configuration_are_valid,
 ];
@@ -149,13 +150,115 @@ fn every_reason_and_phase_is_in_the_readme() {
 
 fn every_sample_is_valid() {
     let samples = root().join("config/samples");
-    for info in types::all() {
-        let sample = samples.join(format!("{}.yaml", info.name));
+    let types = types::all().iter().map(|info| info.name);
+    for name in types.chain(["legacy", "block"]) {
+        let sample = samples.join(format!("{name}.yaml"));
         let output = run(&["--check-config", sample.to_str().unwrap()]);
         let said = text(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{said}");
         assert!(!said.contains("warning"), "{said}");
     }
+}
+
+/// The tables show a `spec` on each line. Each is loaded, its references are followed, and its probe
+/// is built.
+fn every_form_and_block_of_the_readme_loads() {
+    let readme = readme();
+    let section = &readme[readme.find("### Every form of a manifest").unwrap()..];
+    let section = &section[..section[4..].find("\n### ").unwrap()];
+    let rows: Vec<Vec<&str>> = section
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains("`{"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let specs: Vec<&str> = rows
+        .iter()
+        .map(|row| row.last().unwrap().trim_matches('`'))
+        .collect();
+    let types_of_forms = ["documented", "legacy", "block"];
+    for form in types_of_forms {
+        assert!(rows.iter().any(|row| row[0] == form), "no row for {form}");
+    }
+
+    // What each block and each of its fields is called must be there.
+    let blocks: Vec<_> = conncheck_config::blocks().collect();
+    for block in &blocks {
+        let row = rows
+            .iter()
+            .find(|row| row[0] == format!("`{}`", block.name))
+            .unwrap_or_else(|| panic!("no row for the block `{}`", block.name));
+        assert_eq!(row.len(), 4, "{row:?}");
+        assert!(
+            row[3].starts_with(&format!("`{{{}: ", block.name)),
+            "{row:?}"
+        );
+        for field in &block.fields {
+            let told = [format!("`{field}`"), format!("`{field} {{")];
+            let told = told.iter().any(|name| section.contains(name));
+            assert!(told, "`{field}` of `{}` is not in the README", block.name);
+        }
+        if let Ok(info) = types::find(block.type_name) {
+            assert_eq!(row[1], format!("`{}`", info.name));
+        }
+    }
+
+    let pki = conncheck_rig::Rig::shared().pki();
+    let kubeconfig = conncheck_rig::apiserver::kubeconfig(
+        &json!({"server": "https://127.0.0.1:1"}),
+        &json!({"token": "abcdefgh"}),
+    );
+    let secrets = [
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}, "stringData": {
+            "username": "us/er@x", "password": "p@ss/w:rd?#%", "token": "tok-123456",
+            "url": "https://search.example.com:9200", "kubeconfig": kubeconfig,
+            "service-account.json": service_account(),
+            "tls.crt": pki.client.cert_pem, "tls.key": pki.client.key_pem,
+        }}),
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "authority"}, "data": {
+            "ca.crt": pki.ca.cert_pem,
+        }}),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let mut checked = 0;
+    for (index, spec) in specs.iter().enumerate() {
+        let file = dir.path().join(format!("{index}.yaml"));
+        let secrets: String = secrets
+            .iter()
+            .map(|secret| format!("---\n{secret}\n"))
+            .collect();
+        let manifest = format!(
+            "apiVersion: mission-control.flanksource.com/v1\nkind: Connection\nmetadata: {{name: a}}\nspec: {spec}\n"
+        );
+        std::fs::write(&file, format!("{manifest}{secrets}")).unwrap();
+        let output = run(&["--check-config", file.to_str().unwrap()]);
+        let said = text(&output.stdout);
+        // A type of the table that this build does not have (yet) is refused by its name.
+        let block = blocks
+            .iter()
+            .find(|block| spec.starts_with(&format!("{{{}:", block.name)));
+        if block.is_some_and(|block| types::find(block.type_name).is_err()) {
+            assert!(
+                said.contains("conncheck does not probe it"),
+                "{spec}\n{said}"
+            );
+            continue;
+        }
+        assert_eq!(output.status.code(), Some(0), "{spec}\n{said}");
+        assert_eq!(said, "1 valid connection in 1 file\n", "{spec}");
+        checked += 1;
+    }
+    assert!(checked >= 26, "{checked}");
+}
+
+/// As Google writes them, with a key that is nobody's.
+fn service_account() -> String {
+    json!({
+        "type": "service_account", "project_id": "shop-production", "private_key_id": "1",
+        "private_key": conncheck_rig::Rig::shared().pki().client.key_pem,
+        "client_email": "prober@shop-production.iam.gserviceaccount.com",
+        "client_id": "1", "token_uri": "https://oauth2.googleapis.com/token",
+    })
+    .to_string()
 }
 
 fn the_readme_s_own_examples_are_valid() {

@@ -48,6 +48,7 @@ fn assert_clean(what: &str, said: &str) {
 /// Every type at `at`, with the marker in every field that may hold a secret.
 fn definitions(at: &str) -> Vec<Value> {
     let encoded = encoded();
+    let (host, port) = at.rsplit_once(':').unwrap();
     let specs = vec![
         json!({"type": "amqp", "url": format!("amqp://{encoded}:{encoded}@{at}/%2f")}),
         json!({"type": "amqp", "url": format!("amqp://{encoded}:{encoded}@{at}?auth_mechanism=amqplain")}),
@@ -150,6 +151,32 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"type": "kubernetes", "secretRef": {"name": "kubeconfigs", "key": "says"}}),
         json!({"type": "kubernetes", "secretRef": {"name": "kubeconfigs", "key": "complains"}}),
         json!({"type": "kubernetes", "properties": {"kubeconfig": kubeconfig_at(at, &json!({"token": "M4RK3R-token"}))}}),
+        // The same in the legacy form …
+        json!({"type": "postgres", "url": {"value": format!("postgres://$(username):$(password)@{at}/app?sslmode=disable")}, "username": {"value": MARKER}, "password": {"valueFrom": {"secretKeyRef": {"name": "single", "key": "password"}}}}),
+        json!({"type": "redis", "url": {"value": host}, "port": {"value": port}, "password": {"value": MARKER}}),
+        json!({"type": "opensearch", "url": {"value": "$(password)"}, "password": {"valueFrom": {"secretKeyRef": {"name": "urls", "key": "http"}}}, "insecure_tls": true}),
+        json!({"type": "http", "url": {"value": format!("http://{at}/hook/$(password)/$(properties.path)")}, "password": {"value": MARKER}, "properties": {"path": {"valueFrom": {"secretKeyRef": {"name": "single", "key": "token"}}}}}),
+        json!({"type": "kubernetes", "certificate": {"value": kubeconfig_at(at, &json!({"token": "M4RK3R-token"}))}}),
+        json!({"type": "kubernetes", "certificate": {"valueFrom": {"secretKeyRef": {"name": "kubeconfigs", "key": "basic"}}}}),
+        // … and in blocks.
+        json!({"postgres": {"url": {"value": format!("postgres://probe:{encoded}@{at}/app?sslmode=disable")}, "insecureTLS": true}}),
+        json!({"postgres": {"host": at, "database": {"valueFrom": {"secretKeyRef": {"name": "single", "key": "password"}}}, "username": {"value": MARKER}, "password": MARKER}}),
+        json!({"postgres": {"url": {"valueFrom": {"secretKeyRef": {"name": "urls", "key": "postgres"}}}}}),
+        json!({"mysql": {"host": host, "port": port, "database": MARKER, "username": MARKER, "password": {"value": MARKER}}}),
+        json!({"mssql": {"host": at, "username": {"value": MARKER}, "password": {"valueFrom": {"secretKeyRef": {"name": "single", "key": "password"}}}, "trustServerCertificate": true}}),
+        json!({"mongo": {"host": {"value": format!("{at},{at}")}, "database": "app", "username": {"value": "probe"}, "password": {"value": MARKER}, "insecureTLS": true}}),
+        json!({"redis": {"url": at, "username": {"value": MARKER}, "password": {"value": MARKER}}}),
+        json!({"http": {"url": format!("http://{at}/"), "headers": [{"name": "X-Other", "value": MARKER}, {"name": "X-Third", "valueFrom": {"secretKeyRef": {"name": "single", "key": "token"}}}]}}),
+        json!({"http": {"url": format!("http://{at}/"), "username": {"value": MARKER}, "password": {"value": MARKER}}}),
+        json!({"http": {"url": format!("http://{at}/"), "bearer": {"valueFrom": {"secretKeyRef": {"name": "single", "key": "token"}}}}}),
+        json!({"http": {"url": format!("http://{at}/"), "oauth": {"tokenURL": format!("http://{at}/token"), "clientID": {"value": "probe"}, "clientSecret": {"value": MARKER}, "params": {"assertion": MARKER}}}}),
+        json!({"http": {"url": format!("https://{at}/"), "tls": {"cert": "env://CERT_WITH_MARKER", "key": "env://KEY_WITH_MARKER"}}}),
+        json!({"prometheus": {"url": {"value": format!("http://{at}")}, "bearer": {"value": "M4RK3R-bearer"}}}),
+        json!({"elasticsearch": {"url": format!("http://{at}"), "username": {"value": "probe"}, "password": {"value": MARKER}}}),
+        json!({"opensearch": {"urls": [format!("http://probe:$(password)@{at}"), format!("http://M4RK3R-user:{encoded}@{at}")], "password": MARKER}}),
+        json!({"smtp": {"host": host, "port": port, "username": {"value": MARKER}, "password": {"value": MARKER}, "encryption": "None", "fromAddress": "a@b"}}),
+        json!({"kubernetes": {"certificate": {"value": kubeconfig_at(at, &json!({"token": "M4RK3R-token"}))}}}),
+        json!({"kubernetes": {"kubeconfig": {"valueFrom": {"secretKeyRef": {"name": "kubeconfigs", "key": "certificate"}}}}}),
     ];
     for info in types::all() {
         assert!(
@@ -185,7 +212,11 @@ fn definitions(at: &str) -> Vec<Value> {
             ),
             secret(
                 "urls",
-                json!({"redis": format!("redis://{encoded}:{encoded}@{at}")}),
+                json!({
+                    "redis": format!("redis://{encoded}:{encoded}@{at}"),
+                    "postgres": format!("postgres://{encoded}:{encoded}@{at}/app?sslmode=disable"),
+                    "http": format!("http://M4RK3R-user:{encoded}@{at}"),
+                }),
             ),
         ])
         .collect()
@@ -737,6 +768,54 @@ fn mistakes_are_told_without_the_value() {
         with(smtp, json!({"properties": {"heloName": MARKER}})),
         with(postgres.clone(), json!({"clientCert": MARKER})),
         with(postgres, json!({"properties": {"serverName": MARKER}})),
+        // The legacy form.
+        json!({"type": "redis", "url": {"value": [MARKER]}}),
+        json!({"type": "redis", "url": {"value": "redis://a"}, "port": {"value": MARKER}}),
+        json!({"type": "redis", "url": {"value": "redis://a"}, "insecure_tls": MARKER}),
+        json!({"type": "redis", "url": {"value": "redis://a"}, "password": {"valueFrom": {"secretKeyRef": {"name": MARKER, "key": MARKER}}}}),
+        json!({"type": "redis", "url": {"value": "redis://a"}, "password": {"valueFrom": {"helmRef": {"name": MARKER, "key": MARKER}}}}),
+        json!({"type": "redis", "url": {"value": "redis://a"}, "password": format!("helm://{MARKER}")}),
+        json!({"type": "redis", "url": {"value": "rediss://a"}, "certificate": {"value": MARKER}}),
+        json!({"type": "kubernetes", "certificate": {"value": format!("a: {MARKER}\n\t{MARKER}")}}),
+        json!({"type": "git", "url": {"value": MARKER}, "certificate": {"value": MARKER}}),
+        // Blocks.
+        json!({"postgres": MARKER}),
+        json!({"postgres": [MARKER]}),
+        json!({"postgres": {"url": {"value": format!("postgres://a:{MARKER}@127.0.0.1:1/app?sslmode={encoded}")}}}),
+        json!({"postgres": {"host": format!("a:{MARKER}@127.0.0.1")}}),
+        json!({"postgres": {"host": MARKER}}),
+        json!({"postgres": {"host": format!("postgres://a:{MARKER}@127.0.0.1")}}),
+        json!({"postgres": {"host": "a", "port": MARKER}}),
+        json!({"postgres": {"host": "a", "insecureTLS": MARKER}}),
+        json!({"postgres": {"host": "a", "password": {"M4RK3R": MARKER}}}),
+        json!({"postgres": {"host": "a", "password": {"value": MARKER, "valueFrom": {"secretKeyRef": MARKER}}}}),
+        json!({"postgres": {"host": "a", "password": "$(properties.host)"}, "password": MARKER}),
+        json!({"postgres": {"url": format!("postgres://$(nothing){encoded}@h")}}),
+        json!({"postgres": {"host": "a"}, "mysql": {"host": "b", "password": MARKER}}),
+        json!({"slack": {"token": {"value": MARKER}}}),
+        json!({"mssql": {"host": "a", "trustServerCertificate": MARKER}}),
+        json!({"mongo": {"url": format!("mongodb://a:{encoded}@127.0.0.1/?replicaSet=x"), "replicaSet": MARKER}}),
+        json!({"http": {"url": format!("http://[{MARKER}]/")}}),
+        json!({"http": {"url": "http://a", "headers": MARKER}}),
+        json!({"http": {"url": "http://a", "headers": [{"name": "Bad Name", "value": MARKER}]}}),
+        json!({"http": {"url": "http://a", "headers": [{"name": "X", "value": format!("{MARKER}\nX-Evil: 1")}]}}),
+        json!({"http": {"url": "http://a", "headers": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": MARKER}}}]}}),
+        json!({"http": {"url": "http://a", "bearer": [MARKER]}}),
+        json!({"http": {"url": "http://a", "oauth": MARKER}}),
+        json!({"http": {"url": "http://a", "oauth": {"tokenURL": MARKER, "clientID": MARKER, "clientSecret": {"value": MARKER}}}}),
+        json!({"http": {"url": "http://a", "tls": MARKER}}),
+        json!({"http": {"url": "http://a", "tls": {"ca": {"value": MARKER}}}}),
+        json!({"http": {"url": "http://a", "tls": {"cert": MARKER, "key": MARKER}}}),
+        json!({"http": {"url": "http://a", "awsSigV4": {"service": [MARKER], "secretKey": {"value": [MARKER]}}}}),
+        json!({"http": {"url": "http://a", "bearer": MARKER}, "properties": {"bearer": MARKER}}),
+        json!({"opensearch": {"urls": [format!("http://a:{MARKER}@b"), "secret://a/b"]}}),
+        json!({"smtp": {"host": "a", "encryption": MARKER}}),
+        json!({"kubernetes": {"certificate": {"value": format!("a: {MARKER}\n\t{MARKER}")}}}),
+        json!({"kubernetes": {"certificate": MARKER, "kubeconfig": MARKER}}),
+        json!({"kubernetes": {"eks": {"secretKey": {"value": MARKER}}}}),
+        json!({"aws": {"secretKey": [MARKER]}}),
+        json!({"azure": {"clientSecret": {"value": [MARKER]}}}),
+        json!({"gcp": {"credentials": {"value": [MARKER]}}}),
     ];
     let count = specs.len();
     let mut documents: Vec<Value> = specs
