@@ -167,7 +167,7 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"mongo": {"host": {"value": format!("{at},{at}")}, "database": "app", "username": {"value": "probe"}, "password": {"value": MARKER}, "insecureTLS": true}}),
         json!({"redis": {"url": at, "username": {"value": MARKER}, "password": {"value": MARKER}}}),
         json!({"http": {"url": format!("http://{at}/"), "headers": [{"name": "X-Other", "value": MARKER}, {"name": "X-Third", "valueFrom": {"secretKeyRef": {"name": "single", "key": "token"}}}]}}),
-        json!({"http": {"url": format!("http://{at}/"), "username": {"value": MARKER}, "password": {"value": MARKER}}}),
+        json!({"http": {"url": format!("http://{at}/"), "username": {"value": "M4RK3R-user"}, "password": {"value": MARKER}}}),
         json!({"http": {"url": format!("http://{at}/"), "bearer": {"valueFrom": {"secretKeyRef": {"name": "single", "key": "token"}}}}}),
         json!({"http": {"url": format!("http://{at}/"), "oauth": {"tokenURL": format!("http://{at}/token"), "clientID": {"value": "probe"}, "clientSecret": {"value": MARKER}, "params": {"assertion": MARKER}}}}),
         json!({"http": {"url": format!("https://{at}/"), "tls": {"cert": "env://CERT_WITH_MARKER", "key": "env://KEY_WITH_MARKER"}}}),
