@@ -85,9 +85,41 @@ mod tests {
     const UNSEEN: &[(&str, &str)] = &[
         ("api-version-missing.yaml", WARNING),
         ("api-version-other.yaml", WARNING),
+        ("block-and-password-beside-it.yaml", TOGETHER),
+        ("block-certificate-twice.yaml", TOGETHER),
+        ("block-empty.yaml", TOGETHER),
+        (
+            "block-header-without-key.yaml",
+            "what a value among settings is made of",
+        ),
+        ("block-host-is-a-url.yaml", URL),
+        ("block-host-names-itself.yaml", TEMPLATE),
+        ("block-host-with-bad-port.yaml", URL),
+        ("block-host-with-database.yaml", URL),
+        ("block-host-with-user.yaml", URL),
+        ("block-neither-url-nor-host.yaml", TOGETHER),
+        ("block-no-url.yaml", TOGETHER),
+        ("block-ntlm.yaml", "a switch may be off"),
+        ("block-port-contradicts.yaml", TOGETHER),
+        ("block-port-is-a-name.yaml", "what a number is made of"),
+        ("block-property-twice.yaml", TOGETHER),
+        ("block-replica-set-beside-reference.yaml", TOGETHER),
+        ("block-replica-set-twice.yaml", TOGETHER),
+        ("block-switches-disagree.yaml", TOGETHER),
+        ("block-template-misspelt.yaml", TEMPLATE),
+        ("block-template-without-password.yaml", TEMPLATE),
+        ("block-two-kubeconfigs.yaml", TOGETHER),
+        ("block-url-and-database.yaml", TOGETHER),
+        ("block-url-and-host.yaml", TOGETHER),
+        ("block-urls-with-a-reference.yaml", TOGETHER),
         ("duplicate-identity.yaml", "it sees one document at a time"),
         ("duplicate-secret.yaml", WARNING),
         ("helm-in-quotes.yaml", TEMPLATE),
+        ("legacy-insecure-tls-contradicts.yaml", TOGETHER),
+        ("legacy-port-contradicts.yaml", TOGETHER),
+        ("legacy-port-has-no-place.yaml", URL),
+        ("legacy-port-without-url.yaml", TOGETHER),
+        ("legacy-two-certificates.yaml", TOGETHER),
         (
             "reference-in-properties.yaml",
             "a setting's text may be anything",
@@ -95,6 +127,10 @@ mod tests {
         (
             "reference-inside-text.yaml",
             "what it looks like inside of a text",
+        ),
+        (
+            "reference-of-a-service-account.yaml",
+            "a setting's text may be anything",
         ),
         ("remote/env-reference-in-properties.yaml", ORIGIN),
         ("remote/file-reference.yaml", ORIGIN),
@@ -105,6 +141,7 @@ mod tests {
         ("template-of-itself.yaml", TEMPLATE),
         ("template-property-is-a-mapping.yaml", TEMPLATE),
         ("template-property-missing.yaml", TEMPLATE),
+        ("template-property-misspelt.yaml", TEMPLATE),
         ("template-unknown.yaml", TEMPLATE),
         ("types/amqp-unknown-option.yaml", URL),
         ("types/amqp-vhost-of-two-segments.yaml", URL),
@@ -112,6 +149,14 @@ mod tests {
         ("types/bad-pem.yaml", "what a certificate is made of"),
         ("types/bad-regex.yaml", "what an expression is made of"),
         ("types/bad-url-postgres.yaml", URL),
+        ("types/block-bad-ca.yaml", "what a certificate is made of"),
+        (
+            "types/block-cert-without-key.yaml",
+            "the key may stand in the PEM of the certificate",
+        ),
+        ("types/block-of-other-type.yaml", TOGETHER),
+        ("types/block-unknown-option.yaml", URL),
+        ("types/block-url-without-scheme.yaml", URL),
         (
             "types/cert-without-key.yaml",
             "the key may stand in the PEM of the certificate",
@@ -139,6 +184,7 @@ mod tests {
         ("types/unknown-libpq-option.yaml", URL),
         ("types/unknown-sslmode.yaml", URL),
     ];
+    const TOGETHER: &str = "what does not go together";
     const WARNING: &str = "it is taken, with a warning";
     const TEMPLATE: &str = "what a template names";
     const ORIGIN: &str = "where the definition came from";

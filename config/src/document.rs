@@ -591,11 +591,12 @@ impl Reader {
                 ca_cert: self.value(node.get("caCert"), "spec.caCert"),
                 client_cert: self.value(node.get("clientCert"), "spec.clientCert"),
                 client_key: self.value(node.get("clientKey"), "spec.clientKey"),
-                insecure_skip_verify: self
-                    .boolean(node.get("insecureSkipVerify"), "spec.insecureSkipVerify"),
+                insecure_skip_verify: node
+                    .get("insecureSkipVerify")
+                    .and_then(|node| self.switch(node, "spec.insecureSkipVerify")),
                 properties: self
                     .mapping(node.get("properties"), "spec.properties")
-                    .map(|node| self.property_values(node, "properties")),
+                    .map(|node| self.properties(node)),
                 port: self.value(node.get("port"), "spec.port"),
                 certificate: self.value(node.get("certificate"), "spec.certificate"),
                 ..Spec::default()

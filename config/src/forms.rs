@@ -14,6 +14,8 @@
 //! A mistake is told in the owner's own words (`postgres.host`, not `url`), also where it is found
 //! much later: [`Words`].
 
+use serde_json::{Map, Value as Json, json};
+
 use crate::connection::Spec;
 use crate::error::Mistake;
 use crate::node::{Data, Entry, Node};
@@ -493,6 +495,86 @@ pub fn blocks() -> impl Iterator<Item = BlockInfo> {
     })
 }
 
+/// How each block is written, as a JSON Schema: its name, and what may stand there. `property` knows
+/// how a property of a type is written.
+pub(crate) fn schemas(
+    property: impl Fn(&str, &str) -> Option<Json>,
+) -> impl Iterator<Item = (&'static str, Json)> {
+    BLOCKS.iter().map(move |block| {
+        let mut schema = fields_schema(block.fields, &|name| property(block.type_name, name));
+        let description = format!("A connection of type `{}`, as a block.", block.type_name);
+        schema["description"] = description.into();
+        (block.name, schema)
+    })
+}
+
+fn fields_schema(
+    fields: &[(&'static str, Means)],
+    property: &dyn Fn(&str) -> Option<Json>,
+) -> Json {
+    let fields: Map<String, Json> = fields
+        .iter()
+        .map(|(name, means)| ((*name).to_owned(), means.schema(property)))
+        .collect();
+    json!({ "type": ["object", "null"], "properties": fields, "additionalProperties": false })
+}
+
+impl Means {
+    fn schema(self, property: &dyn Fn(&str) -> Option<Json>) -> Json {
+        let value = |description: &str| json!({ "description": description, "$ref": "#/definitions/value" });
+        let switch = |description: &str| {
+            let mut schema = switch_schema();
+            schema["description"] = description.into();
+            schema
+        };
+        match self {
+            Self::Url => value("Where it is."),
+            Self::Urls => json!({
+                "description": "Where it is: one or several URLs.",
+                "anyOf": [
+                    { "$ref": "#/definitions/value" },
+                    { "type": "array", "items": { "$ref": "#/definitions/value" } },
+                ],
+            }),
+            Self::Host => value("Its host, with or without a port."),
+            Self::Port => value("Its port."),
+            Self::Database => value("The database."),
+            Self::Username => value("Who we are."),
+            Self::Password => value("What proves it. Best a reference: `secret://NAME/KEY`."),
+            Self::Certificate => value("The login itself: best a reference, `secret://NAME/KEY`."),
+            Self::CaCert => value("PEM: the authorities to trust in place of the machine's."),
+            Self::ClientCert => value("PEM: our certificate for mutual TLS."),
+            Self::ClientKey => value("PEM: the key of our certificate."),
+            Self::Option => value("An option of the URL."),
+            Self::SkipVerify => switch("Accept any certificate. It is recorded all the same."),
+            Self::Property(name) => match property(name) {
+                // An empty one is nothing here.
+                Some(schema) => json!({ "anyOf": [schema, { "enum": [{}, null, ""] }] }),
+                None => json!(true),
+            },
+            Self::Inside(fields) => fields_schema(fields, property),
+            Self::Nothing => json!({ "description": "Of no meaning to a probe." }),
+            Self::Refused(instead) => json!({
+                "description": format!("Not supported: {instead}."),
+                "type": ["object", "null"],
+                "maxProperties": 0,
+            }),
+            Self::RefusedIfTrue(_) => switch("Not supported, unless it is `false`."),
+        }
+    }
+}
+
+/// How `true` and `false` may be written.
+pub(crate) fn switch_schema() -> Json {
+    json!({
+        "type": ["boolean", "string", "object", "null"],
+        "pattern": "^([Tt]rue|TRUE|[Ff]alse|FALSE)$",
+        "patternErrorMessage": "true or false.",
+        "properties": { "value": { "type": ["boolean", "string", "null"] } },
+        "additionalProperties": false,
+    })
+}
+
 /// Every name of a block.
 pub(crate) fn block_names() -> impl Iterator<Item = &'static str> {
     let probed = BLOCKS.iter().map(|block| block.name);
@@ -774,6 +856,9 @@ impl Reader {
 
     /// `true` or `false`, also as `{value: true}`.
     pub fn switch(&mut self, node: &Node, path: &str) -> Option<Spanned<bool>> {
+        if is_nothing(node) {
+            return None;
+        }
         let inner = match node.entries() {
             [entry] if entry.key == "value" => &entry.value,
             _ => node,

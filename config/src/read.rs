@@ -199,6 +199,20 @@ impl Reader {
         }
     }
 
+    /// `spec.properties`: whatever they are called, these are names of settings.
+    pub fn properties(&mut self, node: &Node) -> Node {
+        let entries = node.entries().iter().map(|entry| {
+            let path = format!("properties.{}", quoted(&entry.key).trim_matches('`'));
+            Entry {
+                key: entry.key.clone(),
+                place: entry.place.clone(),
+                value: self.property_values(&entry.value, &path),
+            }
+        });
+        let entries = entries.collect();
+        node.with_data(Data::Map(entries))
+    }
+
     /// A property with all that is in it: where a text may stand, `{value: …}` and `{valueFrom: …}`
     /// may, and become the text or the `secret://` that says the same.
     pub fn property_values(&mut self, node: &Node, path: &str) -> Node {

@@ -7,6 +7,8 @@
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 
+use crate::forms;
+
 /// What a schema has to know of a type.
 pub struct TypeWords<'a> {
     /// The canonical name.
@@ -44,6 +46,7 @@ pub fn schema(types: &[TypeWords<'_>], prefix: &str, annotations: Map<String, Va
             "metadata": metadata(None),
             "spec": spec(types),
             "value": value(),
+            "namesProperties": names_properties(),
             "keyRef": key_ref(),
             "texts": {
                 "type": ["object", "null"],
@@ -201,7 +204,7 @@ fn spec(types: &[TypeWords<'_>]) -> Value {
     let value =
         |description: &str| json!({ "description": description, "$ref": "#/definitions/value" });
     let text = |description: &str| json!({ "description": description, "type": ["string", "number", "boolean", "null"] });
-    let fields = json!({
+    let mut fields = json!({
         "type": type_name(types),
         "url": value("Where, in the form of the type. `$(username)`, `$(password)` and `$(properties.KEY)` are filled in."),
         "username": value("Who we are; wins over what stands in the URL."),
@@ -210,12 +213,7 @@ fn spec(types: &[TypeWords<'_>]) -> Value {
         "caCert": value("PEM, or a reference to it: replaces the machine's trusted authorities for this connection."),
         "clientCert": value("PEM, or a reference to it: our certificate for mutual TLS."),
         "clientKey": value("PEM, or a reference to it: the key of `clientCert`."),
-        "insecureSkipVerify": {
-            "description": "Accept any certificate. It is recorded all the same.",
-            "type": ["boolean", "string", "null"],
-            "pattern": "^([Tt]rue|TRUE|[Ff]alse|FALSE)$",
-            "patternErrorMessage": "true or false.",
-        },
+        "insecureSkipVerify": forms::switch_schema(),
         "properties": {
             "description": "The settings of the type.",
             "type": ["object", "null"],
@@ -227,22 +225,47 @@ fn spec(types: &[TypeWords<'_>]) -> Value {
             "$ref": "#/definitions/texts",
         },
         "icon": text("A picture, for people."),
+        "certificate": value("`caCert` in the legacy form; the login of `kubernetes` and `gcp`."),
+        "port": value("Put into the `url`."),
+        "insecure_tls": forms::switch_schema(),
     });
+    fields["insecureSkipVerify"]["description"] =
+        "Accept any certificate. It is recorded all the same.".into();
+    fields["insecure_tls"]["description"] = "`insecureSkipVerify` in the legacy form.".into();
+    let property = |type_name: &str, name: &str| {
+        let ty = types.iter().find(|ty| ty.name == type_name)?;
+        ty.properties
+            .as_ref()?
+            .get("properties")?
+            .get(name)
+            .cloned()
+    };
+    let mut blocks = Vec::new();
+    for (name, schema) in forms::schemas(property) {
+        fields[name] = schema;
+        blocks.push(json!({ "required": [name] }));
+    }
+    let is_block = json!({ "anyOf": blocks.clone() });
     let mut rules: Vec<Value> = types.iter().filter_map(settings_of).collect();
     rules.push(json!({
-        "if": { "properties": { "type": { "type": "null" } }, "required": ["url"] },
+        "if": {
+            "properties": { "type": { "type": "null" } },
+            "required": ["url"],
+            "not": is_block,
+        },
         "then": {
             "properties": { "url": literal(&pattern_of_schemes(types.iter().flat_map(|ty| ty.url_schemes))) },
         },
     }));
+    rules.push(json!({ "if": is_block, "then": { "oneOf": blocks } }));
     json!({
         "description": "What is to be probed, and how.",
         "type": "object",
         "properties": fields,
         "additionalProperties": false,
-        "anyOf": [{ "required": ["type"] }, { "required": ["url"] }],
-        // A secret may bring the other one.
-        "if": { "not": { "required": ["secretRef"] } },
+        "anyOf": [{ "required": ["type"] }, { "required": ["url"] }, is_block],
+        // A secret or a block may bring the other one.
+        "if": { "not": { "anyOf": [{ "required": ["secretRef"] }, is_block] } },
         "then": { "dependencies": { "clientKey": ["clientCert"] } },
         "allOf": rules,
     })
@@ -279,6 +302,11 @@ fn type_name(types: &[TypeWords<'_>]) -> Value {
 fn settings_of(ty: &TypeWords<'_>) -> Option<Value> {
     let mut properties = ty.properties.clone()?;
     properties.insert("type".to_owned(), json!(["object", "null"]));
+    // What a template names need not be a setting.
+    properties.remove("additionalProperties");
+    let known: Vec<String> = (properties.get("properties").and_then(Value::as_object))
+        .map(|known| known.keys().cloned().collect())
+        .unwrap_or_default();
     let names = any_of([ty.name].into_iter().chain(ty.aliases.iter().copied()));
     let mut when = vec![json!({
         "required": ["type"],
@@ -295,8 +323,24 @@ fn settings_of(ty: &TypeWords<'_>) -> Option<Value> {
     }
     Some(json!({
         "if": { "anyOf": when },
-        "then": { "properties": { "properties": properties } },
+        "then": {
+            "properties": { "properties": properties },
+            "if": { "not": { "$ref": "#/definitions/namesProperties" } },
+            "then": { "properties": { "properties": { "propertyNames": { "enum": known } } } },
+        },
     }))
+}
+
+/// Whether a template somewhere in it names a property.
+fn names_properties() -> Value {
+    let this = json!({ "$ref": "#/definitions/namesProperties" });
+    json!({
+        "anyOf": [
+            { "type": "string", "pattern": r"(\$\(|\{\{) *properties\." },
+            { "type": "array", "contains": this },
+            { "type": "object", "not": { "additionalProperties": { "not": this } } },
+        ],
+    })
 }
 
 /// A value whose text is there and looks like this.
@@ -321,6 +365,7 @@ fn value() -> Value {
         "type": ["string", "number", "boolean", "object", "null"],
         "allOf": [reference()],
         "properties": {
+            "name": true,
             "value": {
                 "description": "The text itself.",
                 "type": ["string", "number", "boolean", "null"],
@@ -328,7 +373,7 @@ fn value() -> Value {
             },
             "valueFrom": {
                 "description": "Where the text is.",
-                "type": "object",
+                "type": ["object", "null"],
                 "properties": {
                     "secretKeyRef": {
                         "description": "A key of a secret.",
@@ -345,8 +390,14 @@ fn value() -> Value {
             },
         },
         "additionalProperties": false,
-        "minProperties": 1,
-        "maxProperties": 1,
+        // An empty one is nothing.
+        "anyOf": [{ "maxProperties": 0 }, { "required": ["value"] }, { "required": ["valueFrom"] }],
+        "if": {
+            "type": "object",
+            "required": ["value", "valueFrom"],
+            "properties": { "valueFrom": { "type": "object" } },
+        },
+        "then": { "properties": { "value": { "enum": [null, ""] } } },
     })
 }
 
@@ -357,7 +408,7 @@ fn reference() -> Value {
         r"^\s*(secret://{key}|configmap://{key}|file:///[\s\S]*\S|env://[A-Za-z_][A-Za-z0-9_]*)\s*$"
     );
     json!({
-        "if": { "type": "string", "pattern": r"^\s*(secret|configmap|file|env)://" },
+        "if": { "type": "string", "pattern": r"^\s*(secret|configmap|file|env|helm|serviceaccount|connection)://" },
         "then": {
             "pattern": pattern,
             "patternErrorMessage": "A reference is written secret://NAME/KEY, configmap://NAME/KEY, file:///path or env://NAME.",

@@ -59,7 +59,7 @@ pub(crate) struct OAuthSettings {
     /// Its password; the secret's single key if it is not given here.
     client_secret: Option<Secret>,
     /// What the token is to allow: one text with blanks, or a list.
-    #[serde(default)]
+    #[serde(default, alias = "scopes")]
     scope: Scope,
     /// More that the token server wants to know, such as `audience`.
     #[serde(default)]
@@ -697,8 +697,13 @@ written!(Headers: json_schema!({
             "type": "array",
             "items": {
                 "type": "object",
-                "properties": { "name": { "type": "string" }, "value": { "type": "string" } },
-                "required": ["name", "value"],
+                "properties": {
+                    "name": { "type": "string" },
+                    "value": { "type": "string" },
+                    "valueFrom": { "type": "object" },
+                },
+                "required": ["name"],
+                "anyOf": [{ "required": ["value"] }, { "required": ["valueFrom"] }],
                 "additionalProperties": false,
             },
         },

@@ -3,7 +3,8 @@
 //! `#[derive(JsonSchema)]` on a type's `Settings` makes their doc comments what an editor shows. A
 //! setting that reads itself (`impl Deserialize`) says here how it is written, with [`written!`].
 //! [`of_settings`] then allows what the reader of definitions allows everywhere: a number or `true`
-//! where text stands, text where a number stands, and a reference or template in place of either.
+//! where text stands, text where a number stands, a reference or template in place of either, and
+//! `{value: …}` or `{valueFrom: …}` in place of all of them.
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
@@ -111,7 +112,7 @@ impl Transform for Lenient {
             schema.remove("type");
             schema.remove("pattern");
             let pattern = pattern.unwrap_or_else(|| LATER.to_owned());
-            let forms = json!([{ "enum": words }, { "type": types, "pattern": pattern }]);
+            let forms = json!([{ "enum": words }, { "type": types, "pattern": pattern }, object()]);
             schema.insert("anyOf".to_owned(), forms);
             return;
         }
@@ -142,6 +143,12 @@ impl Transform for Lenient {
         if has("null") {
             names.push("null");
         }
+        names.push("object");
+        for (key, constraint) in object().as_object().into_iter().flatten() {
+            if schema.get(key).is_none() {
+                schema.insert(key.clone(), constraint.clone());
+            }
+        }
         schema.insert("type".to_owned(), json!(names));
         if let Some((usual, message)) = usual {
             schema.insert("pattern".to_owned(), text(usual).into());
@@ -151,6 +158,15 @@ impl Transform for Lenient {
             schema.insert("pattern".to_owned(), pattern.into());
         }
     }
+}
+
+/// A text or reference as `{value: …}` or `{valueFrom: …}`, which may stand for any scalar.
+fn object() -> Value {
+    json!({
+        "type": "object",
+        "properties": { "name": true, "value": true, "valueFrom": { "type": "object" } },
+        "additionalProperties": false,
+    })
 }
 
 #[cfg(test)]
