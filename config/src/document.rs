@@ -472,7 +472,7 @@ pub(crate) const SPEC: [&str; 14] = [
 ];
 
 /// The further fields of the legacy form.
-const LEGACY: [&str; 3] = ["certificate", "port", "insecure_tls"];
+pub(crate) const LEGACY: [&str; 3] = ["certificate", "port", "insecure_tls"];
 
 /// What others call a field of `spec`.
 const RENAMED: [(&str, &str); 17] = [

@@ -582,6 +582,10 @@ mod tests {
             fields(&schema, "connectionMetadata"),
             sorted(&crate::document::METADATA)
         );
-        assert_eq!(fields(&schema, "spec"), sorted(&crate::document::SPEC));
+        let spec: Vec<&str> = (crate::document::SPEC.into_iter())
+            .chain(crate::document::LEGACY)
+            .chain(forms::blocks().map(|block| block.name))
+            .collect();
+        assert_eq!(fields(&schema, "spec"), sorted(&spec));
     }
 }
