@@ -211,7 +211,7 @@ fn every_form_and_block_of_the_readme_loads() {
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}, "stringData": {
             "username": "us/er@x", "password": "p@ss/w:rd?#%", "token": "tok-123456",
             "url": "https://search.example.com:9200", "kubeconfig": kubeconfig,
-            "service-account.json": service_account(),
+            "service-account.json": credentials(),
             "tls.crt": pki.client.cert_pem, "tls.key": pki.client.key_pem,
         }}),
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "authority"}, "data": {
@@ -250,13 +250,11 @@ fn every_form_and_block_of_the_readme_loads() {
     assert!(checked >= 26, "{checked}");
 }
 
-/// As Google writes them, with a key that is nobody's.
-fn service_account() -> String {
+/// What Google's tools keep of a login. (The key of a service account would have to be a real one.)
+fn credentials() -> String {
     json!({
-        "type": "service_account", "project_id": "shop-production", "private_key_id": "1",
-        "private_key": conncheck_rig::Rig::shared().pki().client.key_pem,
-        "client_email": "prober@shop-production.iam.gserviceaccount.com",
-        "client_id": "1", "token_uri": "https://oauth2.googleapis.com/token",
+        "type": "authorized_user", "client_id": "1", "client_secret": "abcdefgh",
+        "refresh_token": "ijklmnop",
     })
     .to_string()
 }

@@ -177,6 +177,9 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"smtp": {"host": host, "port": port, "username": {"value": MARKER}, "password": {"value": MARKER}, "encryption": "None", "fromAddress": "a@b"}}),
         json!({"kubernetes": {"certificate": {"value": kubeconfig_at(at, &json!({"token": "M4RK3R-token"}))}}}),
         json!({"kubernetes": {"kubeconfig": {"valueFrom": {"secretKeyRef": {"name": "kubeconfigs", "key": "certificate"}}}}}),
+        json!({"gcp": {"endpoint": format!("http://{at}"), "certificate": {"value": google(at)["user"]}, "project": "shop"}}),
+        json!({"gcp": {"endpoint": format!("http://{at}"), "credentials": {"valueFrom": {"secretKeyRef": {"name": "google", "key": "key"}}}}}),
+        json!({"type": "google_cloud", "url": {"value": format!("http://{at}")}, "certificate": {"value": google(at)["user"]}}),
     ];
     for info in types::all() {
         assert!(
@@ -816,6 +819,8 @@ fn mistakes_are_told_without_the_value() {
         json!({"aws": {"secretKey": [MARKER]}}),
         json!({"azure": {"clientSecret": {"value": [MARKER]}}}),
         json!({"gcp": {"credentials": {"value": [MARKER]}}}),
+        json!({"gcp": {"credentials": MARKER}}),
+        json!({"type": "gcp", "certificate": {"value": "M4RK3R"}}),
     ];
     let count = specs.len();
     let mut documents: Vec<Value> = specs
