@@ -700,11 +700,18 @@ impl<'a> Run<'a> {
     }
 
     fn fill(&mut self, parts: &[Part<'_>], kind: Kind, place: &Place) -> Option<String> {
-        let filled = template::fill(parts, kind, |name| {
+        let of_block = &self.connection.spec.parts;
+        // The name of a database may hold anything, and is never a path.
+        let is_segment = |name: &str| {
+            let key = name.strip_prefix("properties.");
+            key.is_some_and(|key| of_block.contains_key(key))
+        };
+        let value = |name: &str| {
             let value = self.variable(name, place)?;
             self.filled_len += value.len();
             (self.filled_len <= MOST_FILLED).then_some(value)
-        });
+        };
+        let filled = template::fill(parts, kind, value, is_segment);
         if self.filled_len > MOST_FILLED {
             let message = "the templates of this connection fill to more than 1 MiB";
             if !self

@@ -178,11 +178,13 @@ pub(crate) fn find_helm(text: &str) -> Option<(usize, usize)> {
     None
 }
 
-/// Fills the templates of `parts` with what `value` gives, which is asked once for each.
+/// Fills the templates of `parts` with what `value` gives, which is asked once for each. Some
+/// templates are a segment of a path, in which no `/` is left.
 pub(crate) fn fill(
     parts: &[Part<'_>],
     kind: Kind,
     mut value: impl FnMut(&str) -> Option<String>,
+    is_segment: impl Fn(&str) -> bool,
 ) -> Option<String> {
     let form = Form::of(parts, kind);
     let mut filled = String::new();
@@ -201,6 +203,7 @@ pub(crate) fn fill(
                     }
                     Some(Part::Variable(_)) => false,
                 };
+                here.is_segment = is_segment(name);
                 form.write(&value(name)?, &here, last, &mut filled);
                 here.at += MARK.len();
                 here.behind_equals = false;
@@ -219,6 +222,8 @@ struct Here {
     quote: Option<char>,
     /// Directly behind a `=`, white space aside: the value starts here.
     behind_equals: bool,
+    /// It is a segment of a path, not a piece of one.
+    is_segment: bool,
 }
 
 impl Here {
@@ -369,6 +374,7 @@ impl Form {
                     at if at < *scheme => return filled.push_str(value),
                     at if at < *user => ALL,
                     at if at < *host => HOST,
+                    at if at < *path && here.is_segment => ALL,
                     at if at < *path => PATH,
                     at if at < *query => ALL,
                     _ => FRAGMENT,
@@ -432,7 +438,13 @@ mod tests {
     use super::*;
 
     fn url(template: &str, value: &str) -> String {
-        fill(&parse(template), Kind::Url, |_| Some(value.to_owned())).unwrap()
+        fill(
+            &parse(template),
+            Kind::Url,
+            |_| Some(value.to_owned()),
+            |_| false,
+        )
+        .unwrap()
     }
 
     #[test]

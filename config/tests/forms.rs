@@ -162,7 +162,7 @@ fn each_part_is_encoded_for_its_place() {
     check(
         "postgres: {host: configmap://db/host, database: secret://db/database, username: secret://db/user, password: secret://db/password}",
         &[
-            "url=postgres://map.example.com/a%20b/c",
+            "url=postgres://map.example.com/a%20b%2Fc",
             "username=us/er@x",
             "password=p@ss/w:rd?#%",
         ],
