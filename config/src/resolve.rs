@@ -160,6 +160,8 @@ const TYPES_OWN: &[&str] = &[
     "client-id",
     "clientSecret",
     "client-secret",
+    "tenantID",
+    "tenant-id",
     "kubeconfig",
     "config",
     "value",

@@ -548,7 +548,6 @@ impl OAuth {
     }
 }
 
-/// The token, and as it is sent.
 fn read_token(response: &Response) -> Result<(HeaderValue, Secret), Cause> {
     if !response.status.is_success() {
         return Err(refusal(response));
@@ -572,6 +571,9 @@ pub(crate) fn granted(response: &Response) -> Result<(HeaderValue, Secret), Caus
         return Err(Cause::protocol(format!(
             "the token is not a bearer token but `{other}`"
         )));
+    }
+    if granted.access_token.is_empty() {
+        return Err(Cause::protocol("the token is empty"));
     }
     Ok((bearer(&granted.access_token)?, granted.access_token))
 }

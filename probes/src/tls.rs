@@ -13,6 +13,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::task::{Context, Poll, ready};
 
 use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use conncheck_config::Secret;
 use jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -228,6 +230,13 @@ impl Tls {
             verify: options.verify,
             algorithms: PROVIDER.signature_verification_algorithms,
         });
+        if options.client_cert.as_ref().is_some_and(is_pkcs12) {
+            return Err(TlsMistake {
+                part: TlsPart::ClientCert,
+                message: "it is PKCS#12 (`.pfx`, `.p12`), and PEM text is wanted".to_owned(),
+                hint: Some("`openssl pkcs12 -in FILE.pfx -nodes -out FILE.pem` turns it into certificate and key in one PEM text".into()),
+            });
+        }
         let client_key = match (&options.client_cert, &options.client_key) {
             (Some(cert), Some(key)) => Some(Arc::new(client_key_of(cert, key)?)),
             (None, None) => None,
@@ -295,6 +304,20 @@ impl Tls {
     /// When our own certificate ends, if we have one.
     pub fn client_certificate_expiry(&self) -> Option<Timestamp> {
         self.client_expiry
+    }
+
+    /// Our own certificate and those that lead from it to its authority, DER.
+    pub(crate) fn client_certificates(&self) -> impl Iterator<Item = &[u8]> {
+        let chain = self.client_key.iter().flat_map(|key| &key.cert);
+        chain.map(|certificate| &**certificate)
+    }
+
+    /// Signs by the key of our own certificate as `PS256` (RSASSA-PSS with SHA-256, RFC 7518). Nothing
+    /// if that is no RSA key.
+    pub(crate) fn sign_ps256(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let key = &self.client_key.as_ref()?.key;
+        let signer = key.choose_scheme(&[SignatureScheme::RSA_PSS_SHA256])?;
+        signer.sign(message).ok()
     }
 
     /// Whether we have a certificate of our own to show.
@@ -841,6 +864,14 @@ fn certificates_of(pem: &Secret) -> Result<Vec<CertificateDer<'static>>, String>
         true => Err("there is no certificate in it".to_owned()),
         false => Ok(certificates),
     }
+}
+
+/// Whether it is a PKCS#12 file in base64: a sequence of two-byte length, whose first item is version 3.
+fn is_pkcs12(text: &Secret) -> bool {
+    let is_base64 = |c: &char| !c.is_whitespace();
+    let start: String = text.expose().chars().filter(is_base64).take(12).collect();
+    let start = BASE64_STANDARD.decode(start).unwrap_or_default();
+    start.starts_with(&[0x30, 0x82]) && start.get(4..7) == Some(&[0x02, 0x01, 0x03])
 }
 
 /// Whether a PEM text holds a private key beside its certificates.

@@ -105,6 +105,7 @@ macro_rules! types {
 #[cfg(feature = "amqp")]
 mod amqp;
 mod aws;
+mod azure;
 mod elastic;
 mod gcp;
 mod http;
@@ -144,6 +145,7 @@ types! {
     redis "redis" => Redis, "redis", ["valkey"], ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix"];
 
     prometheus => Prometheus, "prometheus", [], [];
+    azure => Azure, "azure", [], [];
     elastic => Elastic, "elastic", ["elasticsearch", "elastic-search", "opensearch"], [];
     webhook => Webhook, "webhook", ["generic_webhook"], [];
     smtp => Smtp, "smtp", ["email"], ["smtp", "smtps"];

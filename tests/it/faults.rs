@@ -56,6 +56,18 @@ pub(crate) const TALKS: &[Talk] = &[
         ),
     },
     Talk {
+        type_name: "azure",
+        spec: |at| json!({"type": "azure", "url": format!("http://app:secret@{at}/tenant.test")}),
+        spec_with_tls: |at| json!({"type": "azure", "url": format!("https://app:secret@{at}/tenant.test")}),
+        before_tls: Vec::new,
+        greeting: None,
+        first: "auth",
+        reply: (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{\"access_token\":",
+            "auth",
+        ),
+    },
+    Talk {
         type_name: "elastic",
         spec: |at| json!({"type": "elastic", "url": format!("http://probe:secret@{at}")}),
         spec_with_tls: |at| json!({"type": "elastic", "url": format!("https://probe:secret@{at}")}),

@@ -73,18 +73,6 @@ fn own(name: &str) -> Idp {
     Idp::start(Rig::shared().pki(), Rig::shared().dir(), name).unwrap()
 }
 
-fn showing(shown: Shown) -> IdpKind {
-    match shown {
-        Shown::Server => IdpKind::Main,
-        Shown::Intermediate => IdpKind::Intermediate,
-        Shown::WrongName => IdpKind::WrongName,
-        Shown::Expired => IdpKind::Expired,
-        Shown::NotYetValid => IdpKind::NotYetValid,
-        Shown::UnknownCa => IdpKind::UnknownCa,
-        Shown::SelfSigned => IdpKind::SelfSigned,
-    }
-}
-
 fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
@@ -666,14 +654,14 @@ fn every_fault_of_a_certificate() {
         );
         [here, there]
     };
-    refuses_every_fault(showing, specs);
+    refuses_every_fault(IdpKind::Shows, specs);
     for (shown, _) in FAULTS {
-        let idp = need!(Rig::shared().get(showing(shown)));
+        let idp = need!(Rig::shared().get(IdpKind::Shows(shown)));
         for spec in specs(&idp) {
             up(with(spec, json!({"insecureSkipVerify": true})));
         }
     }
-    let idp = need!(Rig::shared().get(IdpKind::Intermediate));
+    let idp = need!(Rig::shared().get(IdpKind::Shows(Shown::Intermediate)));
     let tls = up(by_key(&idp)).tls.expect("recorded");
     assert_eq!(
         seconds(tls.earliest_expiry),
@@ -682,7 +670,7 @@ fn every_fault_of_a_certificate() {
 }
 
 fn what_the_definition_says_of_tls_holds_everywhere() {
-    let wrong_name = need!(Rig::shared().get(IdpKind::WrongName));
+    let wrong_name = need!(Rig::shared().get(IdpKind::Shows(Shown::WrongName)));
     let named = json!({"serverName": "elsewhere.test"});
     let outcome = up(with_properties(by_key(&wrong_name), named.clone()));
     assert!(outcome.tls.expect("recorded").verified);

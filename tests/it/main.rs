@@ -15,6 +15,7 @@
 
 mod amqp;
 mod aws;
+mod azure;
 mod check;
 mod cli;
 mod daemon;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     let trials: Vec<Trial> = [
         amqp::trials(),
         aws::trials(),
+        azure::trials(),
         cli::trials(),
         daemon::trials(),
         dns::trials(),

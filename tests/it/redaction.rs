@@ -13,7 +13,7 @@ use conncheck_rig::http::{HttpPeer, response};
 use conncheck_rig::ldap::{Answer, LdapPeer};
 use conncheck_rig::mongodb::{self, MongoPeer, doc};
 use conncheck_rig::pki::rsa_key;
-use conncheck_rig::{MssqlKind, Rig, SecantusKind, SlapdKind, SmtpPeer, need};
+use conncheck_rig::{IdpKind, MssqlKind, Rig, SecantusKind, SlapdKind, SmtpPeer, need};
 use serde_json::{Value, json};
 
 use crate::check::with;
@@ -180,6 +180,15 @@ fn definitions(at: &str) -> Vec<Value> {
         json!({"gcp": {"endpoint": format!("http://{at}"), "certificate": {"value": google(at)["user"]}, "project": "shop"}}),
         json!({"gcp": {"endpoint": format!("http://{at}"), "credentials": {"valueFrom": {"secretKeyRef": {"name": "google", "key": "key"}}}}}),
         json!({"type": "google_cloud", "url": {"value": format!("http://{at}")}, "certificate": {"value": google(at)["user"]}}),
+        json!({"type": "azure", "url": format!("http://{encoded}:{encoded}@{at}/tenant.test")}),
+        json!({"type": "azure", "url": format!("http://{at}"), "username": "M4RK3R-user", "password": MARKER, "properties": {"tenantID": "tenant.test"}}),
+        json!({"type": "azure", "url": format!("http://{at}/tenant.test"), "secretRef": {"name": "whole"}}),
+        json!({"type": "azure", "url": format!("http://{at}/tenant.test"), "secretRef": {"name": "single", "key": "password"}, "properties": {"clientID": "$(name)"}}),
+        json!({"type": "azure", "url": format!("http://{at}/granting.test"), "username": "probe", "password": MARKER, "properties": {"subscriptionID": SUBSCRIPTION, "managementEndpoint": format!("http://{at}/M4RK3R")}}),
+        json!({"type": "azure", "url": format!("http://{at}/tenant.test"), "username": "probe", "clientCert": "env://APP_CERT_WITH_MARKER", "clientKey": "env://APP_KEY_WITH_MARKER"}),
+        json!({"type": "azure", "url": format!("http://{at}/tenant.test"), "username": "probe", "properties": {"federatedTokenFile": federated_token(), "credential": "workloadIdentity"}}),
+        json!({"type": "azure", "url": format!("http://{at}"), "properties": {"credential": "environment"}}),
+        json!({"type": "azure", "properties": {"credential": "managedIdentity"}}),
     ];
     for info in types::all() {
         assert!(
@@ -224,6 +233,15 @@ fn definitions(at: &str) -> Vec<Value> {
         ])
         .collect()
 }
+
+/// A file with the token of another identity provider.
+fn federated_token() -> std::path::PathBuf {
+    let path = Rig::shared().dir().join("federated-token");
+    std::fs::write(&path, "M4RK3R-federated\n").unwrap();
+    path
+}
+
+const SUBSCRIPTION: &str = "33333333-3333-4333-8333-333333333333";
 
 fn kubeconfig_at(at: &str, user: &Value) -> String {
     kubeconfig(&json!({"server": format!("http://{at}")}), user)
@@ -416,6 +434,24 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         response(403, &[("Content-Type", "text/xml")], &sent)
     })
     .unwrap();
+    // A token endpoint that gives away what it should not, and a Resource Manager that repeats it.
+    let azure_echo = HttpPeer::start(|request| {
+        let sent = ["authorization", "x-identity-header"];
+        let sent = sent.map(|name| request.header(name).unwrap_or_default());
+        let sent = format!("{} {}", sent.join(" "), request.body_text());
+        if request.target.starts_with("/granting.test/") {
+            let token = json!({"access_token": "M4RK3R-granted"});
+            return response(200, &[], &token.to_string());
+        }
+        let said = match request.target.contains("/subscriptions/") {
+            true => json!({"error": {"code": "Denied", "message": sent}}),
+            false => {
+                json!({"error": "invalid_client", "error_description": format!("AADSTS1: {sent}")})
+            }
+        };
+        response(401, &[], &said.to_string())
+    })
+    .unwrap();
     let mongodb_echo = MongoPeer::start(|command| {
         let text = match command.get_binary_generic("payload") {
             Ok(payload) => String::from_utf8_lossy(payload).into_owned(),
@@ -450,6 +486,8 @@ fn reports_and_logs_and_metrics_say_no_secret() {
     let mariadb = need!(Rig::shared().mariadb());
     let mssql = need!(Rig::shared().get(MssqlKind::Main));
     let nginx = need!(Rig::shared().nginx());
+    let idp = need!(Rig::shared().get(IdpKind::Main));
+    let application = idp.certificate();
     for at in [
         refused.addr().to_string(),
         silent.addr().to_string(),
@@ -459,6 +497,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         http_echo.addr().to_string(),
         google_echo.addr().to_string(),
         sts_echo.addr().to_string(),
+        azure_echo.addr().to_string(),
         mongodb_echo.addr().to_string(),
         format!("127.0.0.1:{}", mongodb.port()),
         ldap_echo.addr().to_string(),
@@ -471,6 +510,7 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         format!("127.0.0.1:{}", mssql.port()),
         format!("127.0.0.1:{}", nginx.http),
         format!("127.0.0.1:{}", nginx.https),
+        format!("127.0.0.1:{}", idp.port()),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let connections = dir.path().join("connections");
@@ -486,6 +526,19 @@ fn reports_and_logs_and_metrics_say_no_secret() {
                 "KEY_WITH_MARKER",
                 format!("{}# {MARKER}\n", pki.client.key_pem),
             ),
+            (
+                "APP_CERT_WITH_MARKER",
+                format!("{}# {MARKER}\n", application.cert_pem),
+            ),
+            (
+                "APP_KEY_WITH_MARKER",
+                format!("{}# {MARKER}\n", application.key_pem),
+            ),
+            ("AZURE_TENANT_ID", "tenant.test".to_owned()),
+            ("AZURE_CLIENT_ID", "M4RK3R-user".to_owned()),
+            ("AZURE_CLIENT_SECRET", MARKER.to_owned()),
+            ("IDENTITY_ENDPOINT", format!("http://{at}/msi/M4RK3R")),
+            ("IDENTITY_HEADER", MARKER.to_owned()),
         ];
         for output in ["text", "json"] {
             let mut command = conncheck(&[
@@ -547,6 +600,7 @@ fn mistakes_are_told_without_the_value() {
     let kubernetes = |kubeconfig: String| json!({"type": "kubernetes", "properties": {"kubeconfig": kubeconfig}});
     let cluster = json!({"server": "http://127.0.0.1:1"});
     let gcp = |json: Value| json!({"type": "gcp", "password": json.to_string()});
+    let azure = json!({"type": "azure", "password": MARKER, "properties": {"tenantID": "a.test", "clientID": "a"}});
     let encoded = encoded();
     let aws = json!({"type": "aws", "username": "AKIARIG", "password": "a"});
     let specs = vec![
@@ -769,6 +823,40 @@ fn mistakes_are_told_without_the_value() {
         with(smtp.clone(), json!({"properties": {"auth": MARKER}})),
         with(smtp.clone(), json!({"properties": {"encryption": MARKER}})),
         with(smtp, json!({"properties": {"heloName": MARKER}})),
+        with(azure.clone(), json!({"url": format!("https://[{MARKER}]")})),
+        with(
+            azure.clone(),
+            json!({"url": format!("https://a:{encoded}@h.test/{encoded}/c")}),
+        ),
+        with(
+            azure.clone(),
+            json!({"url": format!("https://h.test/?token={encoded}")}),
+        ),
+        with(
+            azure.clone(),
+            json!({"url": format!("ftp://a:{encoded}@h.test")}),
+        ),
+        with(azure.clone(), json!({"username": "other"})),
+        with(azure.clone(), json!({"clientCert": MARKER})),
+        with(azure.clone(), json!({"properties": {"tenantID": MARKER}})),
+        with(
+            azure.clone(),
+            json!({"properties": {"clientID": MARKER}, "username": "a"}),
+        ),
+        with(
+            azure.clone(),
+            json!({"properties": {"subscriptionID": MARKER}}),
+        ),
+        with(azure.clone(), json!({"properties": {"resource": MARKER}})),
+        with(azure.clone(), json!({"properties": {"credential": MARKER}})),
+        with(
+            azure.clone(),
+            json!({"properties": {"credential": "managedIdentity"}}),
+        ),
+        with(
+            azure,
+            json!({"properties": {"subscriptionID": SUBSCRIPTION, "managementEndpoint": MARKER}}),
+        ),
         with(postgres.clone(), json!({"clientCert": MARKER})),
         with(postgres, json!({"properties": {"serverName": MARKER}})),
         // The legacy form.

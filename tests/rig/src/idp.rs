@@ -32,7 +32,7 @@ use time::OffsetDateTime;
 use crate::{
     error::{Error, Result},
     install, node,
-    pki::{Certified, Pki},
+    pki::{Pki, Shown},
     ports,
     process::{Process, Spec},
     rig::{Kind, Rig, Server},
@@ -47,7 +47,7 @@ pub struct Idp {
 struct Running {
     process: Process,
     plain: u16,
-    /// One for each of [`shown_by`].
+    /// One for each of [`Shown::ALL`].
     tls: Vec<u16>,
     keys: Keys,
     _dir: TempDir,
@@ -56,14 +56,10 @@ struct Running {
 /// Which of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdpKind {
-    /// With a good certificate. The next six are the same process by other ports.
+    /// With a good certificate.
     Main,
-    Intermediate,
-    WrongName,
-    Expired,
-    NotYetValid,
-    UnknownCa,
-    SelfSigned,
+    /// The same process by another port, with this certificate in place of the good one.
+    Shows(Shown),
     /// Another process, for a test that stops it.
     Stopped,
     /// Another process, for a test that stops its clock.
@@ -104,25 +100,18 @@ impl Kind for IdpKind {
     const NAME: &'static str = "idp";
 
     fn start(self, rig: &Rig, name: &str) -> Result<Idp> {
-        let pki = rig.pki();
-        let certificate = match self {
+        match self {
             IdpKind::Main | IdpKind::Stopped | IdpKind::Paused => {
-                return Idp::start(pki, rig.dir(), name);
+                Idp::start(rig.pki(), rig.dir(), name)
             }
-            IdpKind::Intermediate => &pki.intermediate,
-            IdpKind::WrongName => &pki.wrong_name,
-            IdpKind::Expired => &pki.expired,
-            IdpKind::NotYetValid => &pki.not_yet_valid,
-            IdpKind::UnknownCa => &pki.unknown_ca,
-            IdpKind::SelfSigned => &pki.self_signed,
-        };
-        let running = Arc::clone(&rig.get(IdpKind::Main)?.running);
-        let mut shown = shown_by(pki).into_iter().zip(&running.tls);
-        let port = shown
-            .find(|(other, _)| other.name == certificate.name)
-            .map(|(_, port)| *port)
-            .ok_or_else(|| Error::new(format!("no port shows {}", certificate.name)))?;
-        Ok(Idp { running, port })
+            IdpKind::Shows(shown) => {
+                let running = Arc::clone(&rig.get(IdpKind::Main)?.running);
+                let mut ports = Shown::ALL.into_iter().zip(&running.tls);
+                let port = ports.find(|(other, _)| *other == shown);
+                let port = port.map_or(running.tls[0], |(_, port)| *port);
+                Ok(Idp { running, port })
+            }
+        }
     }
 }
 
@@ -252,7 +241,7 @@ impl Idp {
     pub fn start(pki: &Pki, dir: &Path, name: &str) -> Result<Idp> {
         let program = install::find(install::NODE)?;
         let modules = node::modules()?;
-        ports::retrying(1 + shown_by(pki).len(), |ports| {
+        ports::retrying(1 + Shown::ALL.len(), |ports| {
             Idp::start_on(ports, pki, dir, name, &program, &modules)
         })
     }
@@ -331,19 +320,6 @@ impl Idp {
     }
 }
 
-/// What it may show, the good one first.
-fn shown_by(pki: &Pki) -> [&Certified; 7] {
-    [
-        &pki.server,
-        &pki.intermediate,
-        &pki.wrong_name,
-        &pki.expired,
-        &pki.not_yet_valid,
-        &pki.unknown_ca,
-        &pki.self_signed,
-    ]
-}
-
 const PROGRAM: &str = include_str!("idp/idp.mjs");
 
 /// The issuer of [`Idp::federated_token`].
@@ -366,8 +342,9 @@ impl Keys {
 
     /// What `idp.mjs` reads.
     fn state(&self, pki: &Pki, plain: u16, tls: &[u16]) -> Value {
-        let tls = shown_by(pki).into_iter().zip(tls);
-        let tls = tls.map(|(certified, port)| {
+        let tls = Shown::ALL.into_iter().zip(tls);
+        let tls = tls.map(|(shown, port)| {
+            let certified = pki.shown(shown);
             json!({"port": port, "certificate": certified.cert_path, "key": certified.key_path})
         });
         let app = |id: &str| json!({"clientId": id, "secret": Idp::SECRET});

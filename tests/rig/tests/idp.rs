@@ -11,7 +11,7 @@ use base64::{
     Engine as _,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
-use conncheck_rig::{Idp, IdpKind, Rig, need};
+use conncheck_rig::{Idp, IdpKind, Rig, Shown, need};
 use rcgen::{KeyPair, SigningKey};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
@@ -325,10 +325,10 @@ fn google_gives_tokens_and_says_what_they_are() {
 fn each_certificate_is_shown_by_one_process() {
     let rig = Rig::shared();
     let idp = need!(rig.get(IdpKind::Main));
-    let expired = need!(rig.get(IdpKind::Expired));
+    let expired = need!(rig.get(IdpKind::Shows(Shown::Expired)));
     assert_eq!(idp.process().pid(), expired.process().pid());
     assert_ne!(idp.port(), expired.port());
-    let intermediate = need!(rig.get(IdpKind::Intermediate));
+    let intermediate = need!(rig.get(IdpKind::Shows(Shown::Intermediate)));
     let (status, _) = token(rig, &intermediate, Idp::TENANT, &form(Idp::APP, MANAGEMENT));
     assert_eq!(status, 200);
     let trusts = RootCertStore::empty();

@@ -520,6 +520,7 @@ async function serve(isPlain, request, response) {
 
 function listen(server, port) {
   server.on('tlsClientError', (error) => console.log('complaint: TLS handshake:', error.code ?? error.message))
+  server.on('secureConnection', (socket) => socket.on('error', (error) => console.log('complaint: connection:', error.code ?? error.message)))
   server.on('clientError', (error, socket) => { console.log('complaint:', error.code ?? error.message); socket.destroy() })
   return new Promise((resolve) => server.listen(port, '127.0.0.1', resolve))
 }

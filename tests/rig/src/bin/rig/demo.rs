@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use conncheck_rig::{
@@ -70,6 +70,10 @@ const EXPECTED: &[Expected] = &[
     up("cloud-project"),
     up("cloud-login"),
     up("shop-account"),
+    up("billing-account"),
+    up("vault-account"),
+    up("deploy-account"),
+    up("inventory-account"),
     down("billing-db", "auth", Some("auth"), Some("28P01")),
     down("recommendations", "auth", Some("auth"), Some("18")),
     down("reporting-db", "connect_refused", Some("connect"), None),
@@ -109,8 +113,17 @@ const EXPECTED: &[Expected] = &[
         Some("AccessDenied"),
     ),
     down("alert-mail", "tls_other", Some("tls"), None),
+    down(
+        "reports-account",
+        "auth",
+        Some("auth"),
+        Some("AADSTS7000222"),
+    ),
     down("chat-hook", "not_found", Some("request"), Some("410")),
 ];
+
+/// The variable by which Azure's own clients are led to it.
+const METADATA: &str = "AZURE_POD_IDENTITY_AUTHORITY_HOST";
 
 /// Builds conncheck, and then shows it.
 pub fn run(until: Until) -> Result<()> {
@@ -140,6 +153,8 @@ pub fn run_with(conncheck: &Path) -> Result<()> {
 struct Stage {
     rig: &'static Rig,
     connections: PathBuf,
+    /// What a machine in Azure has at a link-local address.
+    metadata: String,
     _black_hole: BlackHole,
     _stopped: Refused,
 }
@@ -150,6 +165,7 @@ impl Stage {
         thread::scope(|scope| {
             let secantus = scope.spawn(|| rig.get(SecantusKind::Tls).map(drop));
             let moto = scope.spawn(|| rig.get(MotoKind::Main).map(drop));
+            scope.spawn(|| rig.get(IdpKind::Main).map(drop));
             rig.start_all()?;
             moto.join()
                 .unwrap_or_else(|_| panic!("starting moto panicked"))
@@ -169,6 +185,7 @@ impl Stage {
         Ok(Stage {
             rig,
             connections,
+            metadata: rig.get(IdpKind::Main)?.plain_url(),
             _black_hole: black_hole,
             _stopped: stopped,
         })
@@ -217,6 +234,7 @@ impl Stage {
         command
             .arg("--check-once")
             .arg(&self.connections)
+            .env(METADATA, &self.metadata)
             .stdin(Stdio::null());
         command
     }
@@ -226,6 +244,7 @@ impl Stage {
         let daemon = Spec::new("conncheck", conncheck, self.rig.dir())
             .args(["--interval", "5s", "--listen", &listen.to_string()])
             .args([self.connections.as_os_str()])
+            .env(METADATA, &self.metadata)
             .aloud()
             .spawn()?;
         let daemon = self.rig.adopt(daemon);
@@ -276,13 +295,9 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@google_login@", idp.user_file(Idp::USER_REFRESH_TOKEN)),
     ];
     let moto = rig.get(MotoKind::Main)?;
-    let authority: Vec<String> = rig
-        .pki()
-        .ca
-        .cert_pem
-        .lines()
-        .map(|line| format!("    {line}"))
-        .collect();
+    let federated_token = federated_token(rig, &idp)?;
+    let application = idp.certificate();
+    let application = format!("{}{}", application.cert_pem, application.key_pem);
     let mut yaml = include_str!("demo.yaml").to_owned();
     for (name, port) in [
         ("@postgres@", postgres.port()),
@@ -304,6 +319,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@prometheus_tls@", prometheus_tls.port()),
         ("@elastic@", elastic.port()),
         ("@elastic_tls@", before_elastic.https),
+        ("@idp@", idp.port()),
         ("@smtp@", exim.smtp),
         ("@smtp_plain@", exim.plain),
         ("@blackhole@", black_hole.port()),
@@ -327,8 +343,34 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         .replace("@access_key_of_outcast@", &moto.outcast().id)
         .replace("@secret_key_of_outcast@", &moto.outcast().secret)
         .replace("@role@", &Moto::role("auditor"))
+        .replace("@tenant@", Idp::TENANT)
+        .replace("@app@", Idp::APP)
+        .replace("@app_certificate@", Idp::APP_CERTIFICATE)
+        .replace("@app_federated@", Idp::APP_FEDERATED)
+        .replace("@app_expired_secret@", Idp::APP_EXPIRED_SECRET)
+        .replace("@subscription@", Idp::SUBSCRIPTION)
+        .replace("@client_secret@", Idp::SECRET)
+        .replace("@federated_token@", &federated_token.to_string_lossy())
+        .replace("@app_pem@", &indented(&application))
         .replace("@oauth_secret@", TokenServer::CLIENT_SECRET);
-    Ok(yaml.replace("@ca@", &authority.join("\n")))
+    Ok(yaml.replace("@ca@", &indented(&rig.pki().ca.cert_pem)))
+}
+
+/// A text as a block of YAML.
+fn indented(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(|line| format!("    {line}")).collect();
+    lines.join("\n")
+}
+
+/// A file with what a cluster says of a pod. It is renewed there by the hour; here it is good for one.
+fn federated_token(rig: &Rig, idp: &Idp) -> Result<PathBuf> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_secs()).cast_signed();
+    let token = idp.federated_token(Idp::SUBJECT, Idp::AUDIENCE, now)?;
+    let path = rig.dir().join("federated-token");
+    fs::write(&path, token)
+        .map_err(|err| Error::new(format!("cannot write {}: {err}", path.display())))?;
+    Ok(path)
 }
 
 /// 9797 as documented, or another one when it is taken.
