@@ -233,13 +233,13 @@ mod tests {
             either: bool,
         }
         let schema = of_settings::<Settings>();
-        let lenient = json!({
+        let mut lenient = json!({
             "type": "object",
             "properties": {
-                "text": { "description": "A.", "type": ["string", "number", "boolean", "null"] },
+                "text": { "description": "A.", "type": ["string", "number", "boolean", "null", "object"] },
                 "aNumber": {
                     "description": "B.",
-                    "type": ["integer", "string", "null"],
+                    "type": ["integer", "string", "null", "object"],
                     "minimum": 0,
                     "maximum": 65535,
                     "pattern": format!("{LATER}|^[-+]?(0x[0-9a-fA-F]+|0o[0-7]+|[0-9]+)$"),
@@ -247,12 +247,18 @@ mod tests {
                 },
                 "either": {
                     "description": "C.",
-                    "type": ["boolean", "string"],
+                    "type": ["boolean", "string", "object"],
                     "pattern": format!("{LATER}|^([Tt]rue|TRUE|[Ff]alse|FALSE)$"),
                     "patternErrorMessage": "true or false.",
                 },
             },
         });
+        // Each as a value object, too.
+        for property in ["text", "aNumber", "either"] {
+            lenient["properties"][property]["additionalProperties"] = json!(false);
+            lenient["properties"][property]["properties"] =
+                json!({"name": true, "value": true, "valueFrom": {"type": "object"}});
+        }
         assert_eq!(schema, lenient);
     }
 }
