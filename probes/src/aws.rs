@@ -16,11 +16,12 @@ mod signer;
 mod sts;
 
 use conncheck_config::{Field, Secret, Trust};
-use url::{Url, form_urlencoded};
+use url::Url;
 
 use crate::attempt::Attempt;
 use crate::cause::Cause;
 use crate::http::target;
+use crate::login::form_encoded;
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid};
 use crate::program::{Program, secret_in, words};
@@ -168,10 +169,7 @@ impl Identity {
         }
         // As it is sent: a peer may repeat what it was asked.
         let ids = roles.iter().filter_map(|role| role.external_id.as_ref());
-        reading.secrets.extend(ids.map(|id| {
-            let bytes = id.expose().as_bytes();
-            Secret::new(form_urlencoded::byte_serialize(bytes).collect::<String>())
-        }));
+        reading.secrets.extend(ids.map(form_encoded));
         Ok(Self {
             base,
             roles,
@@ -297,12 +295,6 @@ impl Identity {
 fn is_region(region: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !region.is_empty() && region.len() <= 32 && region.bytes().all(is_part)
-}
-
-/// A variable of ours, unless it is empty.
-fn variable(access: &Access<'_>, field: Field, name: &str) -> Result<Option<String>, Invalid> {
-    let value = access.variable(field, name)?;
-    Ok(value.filter(|value| !value.is_empty()))
 }
 
 /// A definition that is being read.
@@ -698,7 +690,7 @@ impl<'a> Reading<'a> {
     }
 
     fn variable(&self, field: Field, name: &str) -> Result<Option<String>, Invalid> {
-        variable(self.access, field, name)
+        self.access.variable(field, name)
     }
 
     fn pass_over(&mut self, link: &str, why: &str) {

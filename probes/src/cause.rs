@@ -73,6 +73,13 @@ impl Cause {
         }
     }
 
+    /// The same, told of whom it is about.
+    #[must_use]
+    pub(crate) fn about(mut self, whom: impl fmt::Display) -> Self {
+        self.message = format!("{whom}: {}", self.message);
+        self
+    }
+
     /// Blames another phase than the open one.
     #[must_use]
     pub fn phase(mut self, phase: Phase) -> Self {

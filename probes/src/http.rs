@@ -32,6 +32,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
 use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, Deserializer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -87,6 +89,16 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// One that has no body.
+    pub(crate) fn get(url: Url, headers: HeaderMap) -> Self {
+        Self {
+            method: Method::GET,
+            url,
+            headers,
+            body: Bytes::new(),
+        }
+    }
+
     /// A form, as token servers take it, that is to be answered in JSON.
     pub(crate) fn form(url: Url, form: String) -> Self {
         let mut headers = HeaderMap::new();
@@ -132,12 +144,7 @@ impl Client {
         let tls = access.tls(&options)?;
         let is_home_only = options.server_name.is_some() || tls.has_client_certificate();
         let tls_elsewhere = match is_home_only {
-            true => access.tls(&TlsOptions {
-                client_cert: None,
-                client_key: None,
-                server_name: None,
-                ..options
-            })?,
+            true => access.tls(&options.elsewhere())?,
             false => tls.clone(),
         };
         Ok(Self {
@@ -444,6 +451,12 @@ impl Response {
     /// A header as text, if it is there.
     pub(crate) fn header(&self, name: HeaderName) -> Option<Cow<'_, str>> {
         self.headers.get(name).map(text_of)
+    }
+
+    /// What time it is there, if it tells.
+    pub(crate) fn date(&self) -> Option<Timestamp> {
+        let date = self.header(header::DATE)?;
+        Some(rfc2822::parse(&date).ok()?.timestamp())
     }
 
     /// Whether it is a page for people.

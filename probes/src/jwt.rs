@@ -1,4 +1,4 @@
-//! A JSON web token that we sign ourselves (RFC 7515, `RS256`): by it a token server knows who holds a
+//! A JSON web token that we sign ourselves (RFC 7515): by it a token server knows who holds a
 //! private key.
 
 use aws_lc_rs::rand::SystemRandom;
@@ -31,20 +31,32 @@ impl SigningKey {
 
     /// The signed token.
     pub(crate) fn sign(&self, header: &Value, claims: &Value) -> Result<Secret, Cause> {
-        let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
-        let text = |json: &Value| encode(json.to_string().as_bytes());
-        let message = format!("{}.{}", text(header), text(claims));
-        let mut signature = vec![0; self.0.public_modulus_len()];
-        self.0
-            .sign(
-                &RSA_PKCS1_SHA256,
-                &SystemRandom::new(),
-                message.as_bytes(),
-                &mut signature,
-            )
-            .map_err(|_| Cause::new(Reason::Internal, "signing with the private key failed"))?;
-        Ok(Secret::new(format!("{message}.{}", encode(&signature))))
+        signed(header, claims, |message| {
+            let mut signature = vec![0; self.0.public_modulus_len()];
+            self.0
+                .sign(
+                    &RSA_PKCS1_SHA256,
+                    &SystemRandom::new(),
+                    message,
+                    &mut signature,
+                )
+                .map_err(|_| Cause::new(Reason::Internal, "signing with the private key failed"))?;
+            Ok(signature)
+        })
     }
+}
+
+/// A token with the signature that `sign` makes of its other two parts.
+pub(crate) fn signed(
+    header: &Value,
+    claims: &Value,
+    sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, Cause>,
+) -> Result<Secret, Cause> {
+    let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    let text = |json: &Value| encode(json.to_string().as_bytes());
+    let message = format!("{}.{}", text(header), text(claims));
+    let signature = sign(message.as_bytes())?;
+    Ok(Secret::new(format!("{message}.{}", encode(&signature))))
 }
 
 #[cfg(test)]

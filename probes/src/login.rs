@@ -446,6 +446,12 @@ pub(crate) fn encoded(value: &HeaderValue) -> Secret {
     Secret::new(text.trim_end_matches('='))
 }
 
+/// How a form has it: a peer may repeat that as well.
+pub(crate) fn form_encoded(secret: &Secret) -> Secret {
+    let bytes = secret.expose().as_bytes();
+    Secret::new(form_urlencoded::byte_serialize(bytes).collect::<String>())
+}
+
 /// What a refused token's owner should know first.
 pub(crate) fn has_ended(expiry: Option<Timestamp>) -> Option<String> {
     let expiry = expiry.filter(|expiry| *expiry < Timestamp::now())?;
@@ -512,14 +518,11 @@ impl OAuth {
             form.append_pair(name, value.expose());
         }
         let mut authorization = None;
-        let encode = |secret: &Secret| -> Secret {
-            let bytes = secret.expose().as_bytes();
-            Secret::new(form_urlencoded::byte_serialize(bytes).collect::<String>())
-        };
         match settings.auth_style {
             AuthStyle::Header => {
                 // Both are form-encoded first (RFC 6749, 2.3.1).
-                let value = basic(access, Some(&encode(&client_id)), &encode(&client_secret))?;
+                let (id, secret) = (form_encoded(&client_id), form_encoded(&client_secret));
+                let value = basic(access, Some(&id), &secret)?;
                 authorization = Some(value);
             }
             AuthStyle::Body => {
@@ -528,7 +531,7 @@ impl OAuth {
             }
         }
         let mut request = Request::form(url, form.finish());
-        let mut secrets = vec![encode(&client_secret)];
+        let mut secrets = vec![form_encoded(&client_secret)];
         secrets.extend(authorization.as_ref().map(encoded));
         request
             .headers
@@ -540,8 +543,7 @@ impl OAuth {
         let response = client.send(attempt, Phase::Auth, &self.request).await?;
         let (value, token) = read_token(&response).map_err(|cause| {
             let server = crate::http::endpoint_of(&self.request.url);
-            let message = format!("token server `{server}`: {}", cause.message);
-            Cause { message, ..cause }.in_phase(Phase::Auth)
+            (cause.about(format_args!("token server `{server}`"))).in_phase(Phase::Auth)
         })?;
         attempt.keeps_secret(&token);
         Ok(value)

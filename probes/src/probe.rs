@@ -148,10 +148,11 @@ impl<'a> Access<'a> {
             .map_err(|error| self.invalid(field, error))
     }
 
-    /// A variable that the platform has set for us, which `field` asks for.
+    /// A variable that the platform has set for us, which `field` asks for. An empty one is not set.
     pub fn variable(&self, field: Field, name: &str) -> Result<Option<String>, Invalid> {
         self.is_ours(field, "our environment is not read")?;
-        Ok(self.files.variable(name))
+        let value = self.files.variable(name);
+        Ok(value.filter(|value| !value.is_empty()))
     }
 
     /// The environment of a program that `field` has run.

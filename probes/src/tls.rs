@@ -85,6 +85,18 @@ pub struct TlsOptions {
     pub max_version: Option<Version>,
 }
 
+impl TlsOptions {
+    /// What of it holds for other peers than the one that it is about.
+    pub(crate) fn elsewhere(&self) -> Self {
+        Self {
+            client_cert: None,
+            client_key: None,
+            server_name: None,
+            ..self.clone()
+        }
+    }
+}
+
 /// Which part of [`TlsOptions`] is wrong, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsMistake {
@@ -312,12 +324,20 @@ impl Tls {
         chain.map(|certificate| &**certificate)
     }
 
+    /// Whether the key of our own certificate signs as `PS256`: whether it is an RSA key.
+    pub(crate) fn signs_ps256(&self) -> bool {
+        self.ps256().is_some()
+    }
+
     /// Signs by the key of our own certificate as `PS256` (RSASSA-PSS with SHA-256, RFC 7518). Nothing
     /// if that is no RSA key.
     pub(crate) fn sign_ps256(&self, message: &[u8]) -> Option<Vec<u8>> {
+        self.ps256()?.sign(message).ok()
+    }
+
+    fn ps256(&self) -> Option<Box<dyn rustls::sign::Signer>> {
         let key = &self.client_key.as_ref()?.key;
-        let signer = key.choose_scheme(&[SignatureScheme::RSA_PSS_SHA256])?;
-        signer.sign(message).ok()
+        key.choose_scheme(&[SignatureScheme::RSA_PSS_SHA256])
     }
 
     /// Whether we have a certificate of our own to show.

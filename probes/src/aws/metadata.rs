@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use conncheck_config::{Field, Secret};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
@@ -40,7 +39,7 @@ impl Container {
         field: Field,
         secrets: &mut Vec<Secret>,
     ) -> Result<Option<Self>, Invalid> {
-        let variable = |name| super::variable(access, field, name);
+        let variable = |name| access.variable(field, name);
         let relative = variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")?;
         let full = variable("AWS_CONTAINER_CREDENTIALS_FULL_URI")?;
         let (name, text) = match (relative, full) {
@@ -90,7 +89,7 @@ impl Container {
         let client = Client::for_home(&self.url, self.tls.clone(), None);
         let mut talk = client.conversation();
         attempt.talks_to(Some(endpoint_of(&self.url)));
-        let mut request = get(self.url.clone());
+        let mut request = Request::get(self.url.clone(), HeaderMap::new());
         if let Some(value) = &self.authorization {
             let value = value.clone();
             request.headers.insert(header::AUTHORIZATION, value);
@@ -100,12 +99,8 @@ impl Container {
         let whole = response.whole();
         whole.map_err(|failure| named(&endpoint_of(&self.url), failure))?;
         let keys = self.read(&response).map_err(|cause| {
-            let message = format!(
-                "container credentials at `{}`: {}",
-                endpoint_of(&self.url),
-                cause.message
-            );
-            Cause { message, ..cause }.in_phase(Phase::Auth)
+            let server = endpoint_of(&self.url);
+            (cause.about(format_args!("container credentials at `{server}`"))).in_phase(Phase::Auth)
         })?;
         talk.end().await;
         Ok(keys)
@@ -170,7 +165,7 @@ pub(super) struct OfInstance {
 impl Instance {
     /// Where the environment says that it is; nothing if it is not to be asked.
     pub(super) fn of(access: &Access<'_>, field: Field) -> Result<Option<Self>, Invalid> {
-        let variable = |name| super::variable(access, field, name);
+        let variable = |name| access.variable(field, name);
         let disabled = variable("AWS_EC2_METADATA_DISABLED")?;
         if disabled.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
             return Ok(None);
@@ -229,7 +224,7 @@ impl Instance {
         wants_region: bool,
     ) -> Result<OfInstance, Failure> {
         const ROLES: &str = "latest/meta-data/iam/security-credentials/";
-        let mut request = get(self.at("latest/api/token"));
+        let mut request = Request::get(self.at("latest/api/token"), HeaderMap::new());
         request.method = Method::PUT;
         request.headers.insert(
             HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds"),
@@ -248,7 +243,7 @@ impl Instance {
         })?;
         token.set_sensitive(true);
         let about = |path: &str| {
-            let mut request = get(self.at(path));
+            let mut request = Request::get(self.at(path), HeaderMap::new());
             let name = HeaderName::from_static("x-aws-ec2-metadata-token");
             request.headers.insert(name, token.clone());
             request
@@ -321,21 +316,8 @@ impl Instance {
     }
 
     fn wrong(&self, cause: Cause) -> Failure {
-        let message = format!(
-            "instance metadata at `{}`: {}",
-            endpoint_of(&self.url),
-            cause.message
-        );
-        Cause { message, ..cause }.in_phase(Phase::Auth)
-    }
-}
-
-fn get(url: Url) -> Request {
-    Request {
-        method: Method::GET,
-        url,
-        headers: HeaderMap::new(),
-        body: Bytes::new(),
+        let server = endpoint_of(&self.url);
+        (cause.about(format_args!("instance metadata at `{server}`"))).in_phase(Phase::Auth)
     }
 }
 

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use conncheck_config::Secret;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
-use jiff::fmt::rfc2822;
 use jiff::{SignedDuration, Timestamp};
 use url::{Url, form_urlencoded};
 
@@ -444,9 +443,7 @@ fn skewed(clock: Option<String>) -> (Option<Reason>, Option<Cow<'static, str>>) 
 
 /// By how much our clock is off, going by the answer's `Date`; nothing below a minute.
 fn clock(response: &Response, now: Timestamp) -> Option<String> {
-    let date = response.header(header::DATE)?;
-    let theirs = rfc2822::parse(&date).ok()?.timestamp();
-    let off = now.duration_since(theirs);
+    let off = now.duration_since(response.date()?);
     let way = match off.is_negative() {
         true => "behind",
         false => "ahead of",

@@ -21,9 +21,7 @@ mod credential;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use conncheck_config::{Field, Secret};
-use http::Method;
 use http::header::{self, HeaderMap, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -236,18 +234,7 @@ impl Azure {
         if let Some(assertion) = &assertion {
             attempt.keeps_secret(assertion);
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/x-www-form-urlencoded"),
-        );
-        let request = Request {
-            method: Method::POST,
-            url: application.token_url.clone(),
-            headers,
-            body: Bytes::from(form),
-        };
+        let request = Request::form(application.token_url.clone(), form);
         let response = self.client.send(attempt, Phase::Auth, &request).await?;
         take_token(attempt, &response, |response| {
             application.explain(aadsts::refusal(response), response)
@@ -279,12 +266,7 @@ impl Azure {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(header::AUTHORIZATION, token);
-        let request = Request {
-            method: Method::GET,
-            url: subscription.url.clone(),
-            headers,
-            body: Bytes::new(),
-        };
+        let request = Request::get(subscription.url.clone(), headers);
         let response = self.client.send(attempt, Phase::Request, &request).await?;
         attempt.http_status(response.status.as_u16());
         response.whole()?;

@@ -16,9 +16,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use conncheck_config::{Field, Secret, urls};
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, StatusCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -217,12 +216,7 @@ impl Elastic {
         let mut url = node.url.clone();
         url.query_pairs_mut()
             .append_pair("master_timeout", &format!("{wait}ms"));
-        let request = Request {
-            method: Method::GET,
-            url,
-            headers,
-            body: Bytes::new(),
-        };
+        let request = Request::get(url, headers);
         let response = node.site.send(attempt, &request).await?;
         if let Some(server) = server_of(&response) {
             attempt.server(server);
@@ -996,7 +990,7 @@ mod tests {
             Response {
                 status: StatusCode::OK,
                 headers: map,
-                body: Bytes::new(),
+                body: bytes::Bytes::new(),
                 is_truncated: false,
                 cut: None,
                 elsewhere: None,

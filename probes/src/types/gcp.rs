@@ -19,10 +19,9 @@ mod answer;
 mod credentials;
 mod source;
 
-use bytes::Bytes;
 use conncheck_config::{Field, Secret};
+use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -34,7 +33,6 @@ use crate::http::{Client, Conversation, Request, Response, below, endpoint_of, t
 use crate::login::Scope;
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
-use crate::tls::TlsOptions;
 
 use self::credentials::{Credential, GOOGLE, Given};
 use self::source::{Shown, Token};
@@ -93,7 +91,7 @@ impl ProbeType for Gcp {
         let credential = match resolved.is_partial {
             true => None,
             false => {
-                Some(Given::find(&access, settings.credentials)?.read(&access, &elsewhere(&tls))?)
+                Some(Given::find(&access, settings.credentials)?.read(&access, &tls.elsewhere())?)
             }
         };
         let universe = credential.as_ref().map_or(GOOGLE, |known| &known.universe);
@@ -192,22 +190,8 @@ impl Gcp {
                 quota.clone(),
             );
         }
-        Ok(Request {
-            method: Method::GET,
-            url: below(&self.base, &["v1", "projects", project], &[]).map_err(not_sendable)?,
-            headers,
-            body: Bytes::new(),
-        })
-    }
-}
-
-/// What of it holds for all servers.
-fn elsewhere(tls: &TlsOptions) -> TlsOptions {
-    TlsOptions {
-        client_cert: None,
-        client_key: None,
-        server_name: None,
-        ..tls.clone()
+        let url = below(&self.base, &["v1", "projects", project], &[]).map_err(not_sendable)?;
+        Ok(Request::get(url, headers))
     }
 }
 

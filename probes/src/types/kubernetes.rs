@@ -32,7 +32,7 @@ use url::Url;
 use crate::attempt::Attempt;
 use crate::cause::Cause;
 use crate::http::{Client, Conversation, Proxy, Request, Response, endpoint_of, shown, target};
-use crate::login::{basic, encoded, expiry_of, has_ended, sendable};
+use crate::login::{basic, bearer, encoded, expiry_of, has_ended, sendable};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
 use crate::tls::{Tls, TlsMistake, TlsOptions, TlsPart, Verify};
@@ -425,9 +425,8 @@ impl PluginSource {
         }
         if let Some(token) = &granted.token {
             attempt.keeps_secret(token);
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
+            let value = bearer(token)
                 .map_err(|_| wrong("a token with characters that no header may have"))?;
-            value.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, value);
             proof = Proof::Token;
         }
@@ -869,7 +868,7 @@ impl<'a> Definition<'a> {
         if self.server.is_none() {
             let variable = |name| {
                 let value = self.access.variable(Field::Properties, name)?;
-                value.filter(|value| !value.is_empty()).ok_or_else(|| {
+                value.ok_or_else(|| {
                     self.access
                         .invalid(
                             Field::Properties,

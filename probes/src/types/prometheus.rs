@@ -11,9 +11,7 @@
 //! Redirects are followed, as Grafana and the official clients follow them, and the login goes to no
 //! other origin.
 
-use bytes::Bytes;
 use conncheck_config::{Field, Secret};
-use http::Method;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -93,13 +91,8 @@ impl ProbeType for Prometheus {
     }
 
     async fn probe(&self, attempt: &mut Attempt) -> Result<(), Failure> {
-        let request = Request {
-            // A POST would not be followed through a redirect, and some proxies let only GET pass.
-            method: Method::GET,
-            url: self.url.clone(),
-            headers: self.site.log_in(attempt).await?,
-            body: Bytes::new(),
-        };
+        // A POST would not be followed through a redirect, and some proxies let only GET pass.
+        let request = Request::get(self.url.clone(), self.site.log_in(attempt).await?);
         let response = self.site.follow(attempt, request, |_| false).await?;
         if response.status.is_success() {
             response.whole()?;

@@ -3,19 +3,18 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use conncheck_config::{Field, Secret, Trust};
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
 use jiff::Timestamp;
-use jiff::fmt::rfc2822;
 use serde_json::json;
 use url::{Url, form_urlencoded};
 
 use crate::address::Location;
 use crate::cause::Cause;
 use crate::http::{Request, Response, below, endpoint_of, target};
-use crate::login::expiry_of;
+use crate::jwt;
+use crate::login::{expiry_of, form_encoded};
 use crate::outcome::Reason;
 use crate::probe::{Access, Invalid};
 use crate::tls::{Tls, TlsOptions, TlsPart};
@@ -294,14 +293,9 @@ impl Credential {
             },
             Self::Identity(identity) => identity.secret.as_ref(),
         };
+        let as_sent = |secret: &Secret| [secret.clone(), form_encoded(secret)];
         secret.into_iter().flat_map(as_sent).collect()
     }
-}
-
-/// A secret, and how a form has it.
-fn as_sent(secret: &Secret) -> [Secret; 2] {
-    let in_form: String = form_urlencoded::byte_serialize(secret.expose().as_bytes()).collect();
-    [secret.clone(), Secret::new(in_form)]
 }
 
 /// What was asked for by name is not there.
@@ -635,7 +629,9 @@ impl Surroundings<'_> {
 impl Certificate {
     /// Nothing if its key is no RSA key.
     fn new(tls: Tls, with_chain: bool) -> Option<Self> {
-        tls.sign_ps256(b"")?;
+        if !tls.signs_ps256() {
+            return None;
+        }
         let chain: Vec<&[u8]> = tls.client_certificates().collect();
         let thumbprint = digest(&SHA256, chain.first()?);
         let mut header = json!({
@@ -669,12 +665,9 @@ impl Certificate {
             "nbf": now,
             "exp": now + ASSERTED,
         });
-        let parts =
-            [&self.header, &claims].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part.to_string()));
-        let signed = parts.join(".");
-        let signature = self.tls.sign_ps256(signed.as_bytes()).ok_or_else(failed)?;
-        let signature = BASE64_URL_SAFE_NO_PAD.encode(signature);
-        Ok(Secret::new(format!("{signed}.{signature}")))
+        jwt::signed(&self.header, &claims, |message| {
+            self.tls.sign_ps256(message).ok_or_else(failed)
+        })
     }
 }
 
@@ -741,11 +734,10 @@ impl Application {
 
 /// By how much our clock is wrong, if the server's says so.
 fn wrong_clock(cause: Cause, response: &Response) -> Cause {
-    let date = response.header(header::DATE);
-    let Some(theirs) = date.and_then(|date| rfc2822::parse(&date).ok()) else {
+    let Some(theirs) = response.date() else {
         return cause;
     };
-    let ahead = Timestamp::now().as_second() - theirs.timestamp().as_second();
+    let ahead = Timestamp::now().as_second() - theirs.as_second();
     match ahead {
         -60..=60 => cause,
         _ => {
@@ -766,12 +758,7 @@ impl Identity {
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         let (name, value) = &self.header;
         headers.insert(name, value.clone());
-        Ok(Request {
-            method: Method::GET,
-            url: below(&self.url, &[], &query)?,
-            headers,
-            body: Bytes::new(),
-        })
+        Ok(Request::get(below(&self.url, &[], &query)?, headers))
     }
 
     /// Why the metadata service gives no token.

@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 
 use http::StatusCode;
-use http::header;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
@@ -167,9 +166,7 @@ fn by_key(said: &str, response: &Response) -> Cow<'static, str> {
 
 /// Whose clock is wrong, and by how much: the server says what time it has.
 fn clock(response: &Response) -> Cow<'static, str> {
-    let theirs = response.header(header::DATE);
-    let theirs = theirs.and_then(|date| jiff::fmt::rfc2822::parse(&date).ok());
-    let Some(theirs) = theirs.map(|date| date.timestamp()) else {
+    let Some(theirs) = response.date() else {
         return "is the clock of this machine right? (`timedatectl`)".into();
     };
     let ahead = Timestamp::now().duration_since(theirs);

@@ -12,14 +12,14 @@ use std::time::Duration;
 use conncheck_config::{Field, Secret, Trust};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
-use url::{Url, form_urlencoded};
+use url::Url;
 
 use crate::address::{Mistake, mistake};
 use crate::aws::{self, Identity};
 use crate::cause::Cause;
 use crate::http::target;
 use crate::jwt::SigningKey;
-use crate::login::{basic, encoded, expiry_of};
+use crate::login::{basic, encoded, expiry_of, form_encoded};
 use crate::outcome::Reason;
 use crate::probe::{Access, Invalid};
 use crate::program::{Program, secret_in, words};
@@ -114,10 +114,7 @@ fn application_default(access: &Access<'_>, tls: &TlsOptions) -> Result<Credenti
             )
             .hint("give the credential's JSON by a `secretRef` with its `key`"));
     }
-    let variable = |name: &str| -> Result<Option<String>, Invalid> {
-        let value = access.variable(Field::Type, name)?;
-        Ok(value.filter(|value| !value.is_empty()))
-    };
+    let variable = |name: &str| access.variable(Field::Type, name);
     let read = |path: &str, why: &str, text: Result<Secret, Invalid>| -> Credential {
         let field = Field::Type;
         let read = text.and_then(|text| Reader { access, tls, field }.credential(&text));
@@ -201,9 +198,7 @@ impl Credential {
 
     /// Keeps a secret, also as it is sent in a form.
     fn keep(&mut self, secret: &Secret) {
-        let bytes = secret.expose().as_bytes();
-        let sent: String = form_urlencoded::byte_serialize(bytes).collect();
-        self.secrets.extend([secret.clone(), Secret::new(sent)]);
+        self.secrets.extend([secret.clone(), form_encoded(secret)]);
     }
 }
 

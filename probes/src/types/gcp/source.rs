@@ -210,8 +210,7 @@ async fn ask(
     response.whole()?;
     let token = read(&response).map_err(|cause| {
         let server = endpoint_of(&request.url);
-        let message = format!("token server `{server}`: {}", cause.message);
-        Cause { message, ..cause }.in_phase(Phase::Auth)
+        (cause.about(format_args!("token server `{server}`"))).in_phase(Phase::Auth)
     })?;
     attempt.keeps_secret(&token.value);
     Ok(token)
@@ -230,11 +229,18 @@ fn read_token(response: &Response, asked: Asked, shown: Shown) -> Result<Token, 
     })
 }
 
-fn form<'a>(url: &Url, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Request {
+fn form<'a>(
+    url: &Url,
+    pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+    authorization: Option<&HeaderValue>,
+) -> Request {
     let form = form_urlencoded::Serializer::new(String::new())
         .extend_pairs(pairs)
         .finish();
-    Request::form(url.clone(), form)
+    let mut request = Request::form(url.clone(), form);
+    let login = authorization.map(|value| (header::AUTHORIZATION, value.clone()));
+    request.headers.extend(login);
+    request
 }
 
 impl ServiceAccount {
@@ -260,6 +266,7 @@ impl ServiceAccount {
         let request = form(
             &self.url,
             [("grant_type", JWT_BEARER), ("assertion", assertion)],
+            None,
         );
         ask(attempt, google, &request, |response| {
             read_token(response, Asked::Key, Shown::ToTokeninfo)
@@ -304,11 +311,7 @@ impl RefreshToken {
         // What was granted to it at the login is what it has, unless the owner wants less.
         let scopes = scopes.map(|scopes| ("scope", scopes));
         let pairs = [("grant_type", "refresh_token")].into_iter().chain(given);
-        let mut request = form(&self.url, pairs.chain(scopes));
-        let login = self.authorization.clone();
-        request
-            .headers
-            .extend(login.map(|value| (header::AUTHORIZATION, value)));
+        let request = form(&self.url, pairs.chain(scopes), self.authorization.as_ref());
         let shown = match self.is_federated {
             true => Shown::ToNobody,
             false => Shown::ToTokeninfo,
@@ -351,11 +354,7 @@ impl Federated {
             ("subject_token_type", self.token_type.as_str()),
         ];
         pairs.extend(self.options.as_deref().map(|options| ("options", options)));
-        let mut request = form(&self.url, pairs);
-        let login = self.authorization.clone();
-        request
-            .headers
-            .extend(login.map(|value| (header::AUTHORIZATION, value)));
+        let request = form(&self.url, pairs, self.authorization.as_ref());
         let asked = Asked::Federation {
             expiry: self.expiry,
         };
@@ -385,17 +384,12 @@ impl Federated {
                 headers,
                 format,
             } => {
-                let request = Request {
-                    method: Method::GET,
-                    url: url.clone(),
-                    headers: headers.clone(),
-                    body: Bytes::new(),
-                };
+                let request = Request::get(url.clone(), headers.clone());
                 let response = google.ask(attempt, Phase::Auth, &request).await?;
                 response.whole()?;
                 read_subject(&response, format).map_err(|cause| {
-                    let message = format!("`{}`: {}", endpoint_of(url), cause.message);
-                    Cause { message, ..cause }.in_phase(Phase::Auth)
+                    let server = endpoint_of(url);
+                    (cause.about(format_args!("`{server}`"))).in_phase(Phase::Auth)
                 })?
             }
             SubjectToken::Aws(aws) => aws.token(attempt, &self.audience).await?,
@@ -607,12 +601,8 @@ impl Metadata {
         ];
         let url = below(&self.url, &path, &query)
             .map_err(|error| Cause::new(Reason::Internal, error).in_phase(Phase::Auth))?;
-        let request = Request {
-            method: Method::GET,
-            url,
-            headers: HeaderMap::from_iter([(FLAVOR, HeaderValue::from_static("Google"))]),
-            body: Bytes::new(),
-        };
+        let flavor = HeaderMap::from_iter([(FLAVOR, HeaderValue::from_static("Google"))]);
+        let request = Request::get(url, flavor);
         if !self.is_given {
             let half = attempt.time_left() / 2;
             attempt.limit(Some(METADATA_LIMIT.min(half)));
@@ -622,12 +612,8 @@ impl Metadata {
         let response = res.map_err(|failure| self.not_there(failure))?;
         response.whole()?;
         let token = self.read(&response).map_err(|cause| {
-            let message = format!(
-                "metadata server `{}`: {}",
-                endpoint_of(&self.url),
-                cause.message
-            );
-            Cause { message, ..cause }.in_phase(Phase::Auth)
+            let server = endpoint_of(&self.url);
+            (cause.about(format_args!("metadata server `{server}`"))).in_phase(Phase::Auth)
         })?;
         attempt.keeps_secret(&token.value);
         Ok(token)
