@@ -26,6 +26,7 @@ pub mod faults;
 pub mod http;
 pub mod idp;
 pub mod install;
+mod kept;
 pub mod ldap;
 pub mod mariadb;
 pub mod metadata;

@@ -5,6 +5,7 @@ use std::{ffi::OsStr, fs, path::PathBuf};
 use crate::{
     error::{Error, Result},
     install,
+    kept::Kept,
 };
 
 /// Who judges our exposition; the server that speaks MongoDB's wire protocol, which brings MongoDB's own driver
@@ -17,31 +18,27 @@ const PACKAGES: &[&str] = &[
     "moto[server]==5.2.5",
 ];
 
+const VENV: Kept = Kept {
+    name: "venv",
+    contents: PACKAGES,
+};
+
 /// Makes the venv, unless it is there with all that is wanted. Says whether it had to.
 pub fn install() -> Result<bool> {
-    if is_ready()? {
-        return Ok(false);
-    }
-    let python = install::find(install::PYTHON)?;
-    let _alone = install::lock()?;
-    // Whoever held the lock may have done it.
-    if is_ready()? {
-        return Ok(false);
-    }
-    let venv = venv()?;
-    let words = ["-m", "venv", "--clear"].map(OsStr::new);
-    install::run(&python, &[&words[..], &[venv.as_os_str()]].concat())?;
-    let pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check"];
-    let args: Vec<&OsStr> = pip.iter().chain(PACKAGES).map(OsStr::new).collect();
-    install::run(&venv.join("bin/python"), &args)?;
-    fs::write(venv.join(READY), wanted()).map_err(Error::doing("cannot mark the venv as ready"))?;
-    Ok(true)
+    VENV.ensure(|venv| {
+        let python = install::find(install::PYTHON)?;
+        let words = ["-m", "venv"].map(OsStr::new);
+        install::run(&python, &[&words[..], &[venv.as_os_str()]].concat())?;
+        let pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check"];
+        let args: Vec<&OsStr> = pip.iter().chain(PACKAGES).map(OsStr::new).collect();
+        install::run(&venv.join("bin/python"), &args).map(drop)
+    })
 }
 
 /// A program of the venv, such as `python`. Made by [`install`].
 pub fn program(name: &str) -> Result<PathBuf> {
-    if is_ready()? {
-        Ok(venv()?.join("bin").join(name))
+    if VENV.is_ready()? {
+        Ok(VENV.dir()?.join("bin").join(name))
     } else {
         Err(Error::missing(name, install::PYTHON.name))
     }
@@ -49,10 +46,10 @@ pub fn program(name: &str) -> Result<PathBuf> {
 
 /// A file of a package in the venv, such as `osmem_server/bin/osmem-server`.
 pub fn file(path: &str) -> Result<PathBuf> {
-    if !is_ready()? {
+    if !VENV.is_ready()? {
         return Err(Error::missing(path, install::PYTHON.name));
     }
-    let lib = venv()?.join("lib");
+    let lib = VENV.dir()?.join("lib");
     let versions = fs::read_dir(&lib).map_err(Error::doing(format!("{}", lib.display())))?;
     versions
         .flatten()
@@ -64,19 +61,4 @@ pub fn file(path: &str) -> Result<PathBuf> {
 /// What the venv has, by name and version.
 pub fn names() -> String {
     PACKAGES.join(", ").replace("==", " ")
-}
-
-/// Written last, so that an interrupted installation is made anew; holds what was installed.
-const READY: &str = "ready";
-
-fn is_ready() -> Result<bool> {
-    Ok(fs::read_to_string(venv()?.join(READY)).is_ok_and(|there| there == wanted()))
-}
-
-fn wanted() -> String {
-    PACKAGES.join("\n")
-}
-
-fn venv() -> Result<PathBuf> {
-    Ok(install::cache_dir()?.join("venv"))
 }

@@ -14,6 +14,7 @@ use std::{
 use crate::{
     error::{Error, Result},
     install::{self, Package},
+    kept::Kept,
 };
 
 pub const EXIM: Package = Package {
@@ -24,36 +25,31 @@ pub const EXIM: Package = Package {
 /// `exim4` looks up the user that its package would have made; this is who answers.
 const NSS_WRAPPER: &str = "libnss-wrapper";
 
+const ROOT: Kept = Kept {
+    name: "unpacked",
+    contents: &[EXIM.name, NSS_WRAPPER],
+};
+
 /// Fetches and unpacks, unless all is there. Says whether it had to.
 pub fn install() -> Result<bool> {
-    if is_ready()? {
-        return Ok(false);
-    }
-    if install::program("apt-get").is_none() {
-        return Err(Error::missing(EXIM.program, EXIM.name));
-    }
-    let _alone = install::lock()?;
-    // Whoever held the lock may have done it.
-    if is_ready()? {
-        return Ok(false);
-    }
-    let root = root()?;
-    let _ = fs::remove_dir_all(&root);
-    let apt = Apt::new(&root)?;
-    let mut todo = vec![EXIM.name.to_owned(), NSS_WRAPPER.to_owned()];
-    let mut seen = BTreeSet::new();
-    while let Some(name) = todo.pop() {
-        if seen.insert(name.clone()) {
-            todo.extend(apt.unpack(&name, &root)?);
+    ROOT.ensure(|root| {
+        if install::program("apt-get").is_none() {
+            return Err(Error::missing(EXIM.program, EXIM.name));
         }
-    }
-    // It is run by whoever runs the tests, and a program that changes its user gets no help by `LD_PRELOAD`.
-    let program = root.join("usr/sbin").join(EXIM.program);
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
-        .map_err(Error::doing(format!("cannot change {}", program.display())))?;
-    fs::write(root.join(READY), WANTED)
-        .map_err(Error::doing("cannot mark what was unpacked as ready"))?;
-    Ok(true)
+        let apt = Apt::new(root)?;
+        let mut todo: Vec<String> = ROOT.contents.iter().map(|&name| name.to_owned()).collect();
+        let mut seen = BTreeSet::new();
+        while let Some(name) = todo.pop() {
+            if seen.insert(name.clone()) {
+                todo.extend(apt.unpack(&name, root)?);
+            }
+        }
+        // It is run by whoever runs the tests, and a program that changes its user gets no help by
+        // `LD_PRELOAD`.
+        let program = root.join("usr/sbin").join(EXIM.program);
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
+            .map_err(Error::doing(format!("cannot change {}", program.display())))
+    })
 }
 
 /// What [`install`] brings, by name.
@@ -63,15 +59,15 @@ pub fn names() -> &'static str {
 
 /// The path of Exim, made by [`install`].
 pub fn exim() -> Result<PathBuf> {
-    match is_ready()? {
-        true => Ok(root()?.join("usr/sbin").join(EXIM.program)),
+    match ROOT.is_ready()? {
+        true => Ok(ROOT.dir()?.join("usr/sbin").join(EXIM.program)),
         false => Err(Error::missing(EXIM.program, EXIM.name)),
     }
 }
 
 /// Where the unpacked libraries are.
 pub(crate) fn libraries() -> Result<PathBuf> {
-    let lib = root()?.join("usr/lib");
+    let lib = ROOT.dir()?.join("usr/lib");
     let entries = fs::read_dir(&lib).into_iter().flatten().flatten();
     entries
         .map(|entry| entry.path())
@@ -82,18 +78,6 @@ pub(crate) fn libraries() -> Result<PathBuf> {
                 lib.display()
             ))
         })
-}
-
-/// Written last, so that an interrupted unpacking is made anew.
-const READY: &str = "ready";
-const WANTED: &str = "exim4-daemon-light, libnss-wrapper\n";
-
-fn is_ready() -> Result<bool> {
-    Ok(fs::read_to_string(root()?.join(READY)).is_ok_and(|there| there == WANTED))
-}
-
-fn root() -> Result<PathBuf> {
-    Ok(install::cache_dir()?.join("unpacked"))
 }
 
 /// Debian's archive, for a user without rights.
