@@ -9,12 +9,14 @@ use std::time::Duration;
 use conncheck_config::{Documents, Secret};
 use conncheck_probes::{Files, Outcome, ResolverChoice};
 use conncheck_rig::http::{HttpPeer, response};
-use conncheck_rig::{AccessKey, AwsMetadata, MetadataMood, Moto, MotoKind, Peer, Rig, need};
+use conncheck_rig::{
+    AccessKey, AwsMetadata, MetadataMood, Moto, MotoFront, MotoKind, Peer, Rig, Shown, need,
+};
 use serde_json::{Value, json};
 
 use crate::check::{
-    SHORT, TIMEOUT, assert_down, attempt, attempt_with_secret, attempt_within, client_certificates,
-    down, phases, probe_on, refuses, run, up, with,
+    FAULTS, SHORT, TIMEOUT, assert_down, attempt, attempt_with_secret, attempt_within,
+    client_certificates, down, phases, probe_on, refuses, run, up, with,
 };
 use crate::web::{hint, message, seconds, summary, trusting, with_properties};
 
@@ -227,7 +229,7 @@ fn keys_in_every_place() {
     let in_url = format!(
         "https://{id}:{}@localhost:{}",
         percent_encoding::utf8_percent_encode(secret, percent_encoding::NON_ALPHANUMERIC),
-        moto.fronts().good.port()
+        moto.tls_port()
     );
     up(with(spec.clone(), json!({"url": in_url})));
     let other =
@@ -1030,27 +1032,20 @@ fn a_wrong_clock() {
 fn every_fault_of_a_certificate() {
     let moto = moto!();
     let pki = Rig::shared().pki();
-    let fronts = moto.fronts();
+    let front = |shown| Rig::shared().get(MotoFront(shown));
     let at = |port: u16| {
         let spec = json!({"type": "aws", "url": format!("https://localhost:{port}")});
         with_keys(trusting(spec), moto.user())
     };
-    let tls = up(at(fronts.intermediate.port())).tls.expect("recorded");
+    let intermediate = need!(front(Shown::Intermediate));
+    let tls = up(at(intermediate.port())).tls.expect("recorded");
     assert_eq!(
         seconds(tls.earliest_expiry),
         Some(pki.intermediate.not_after)
     );
-    for (front, certificate, reason) in [
-        (&fronts.expired, &pki.expired, "tls_expired"),
-        (
-            &fronts.not_yet_valid,
-            &pki.not_yet_valid,
-            "tls_not_yet_valid",
-        ),
-        (&fronts.wrong_name, &pki.wrong_name, "tls_name_mismatch"),
-        (&fronts.unknown_ca, &pki.unknown_ca, "tls_unknown_ca"),
-        (&fronts.self_signed, &pki.self_signed, "tls_unknown_ca"),
-    ] {
+    for (shown, reason) in FAULTS {
+        let certificate = pki.shown(shown);
+        let front = need!(front(shown));
         let spec = at(front.port());
         refuses(certificate, spec.clone(), reason);
         for skip in [
@@ -1066,8 +1061,8 @@ fn every_fault_of_a_certificate() {
         refuses(certificate, with_properties(spec, role), reason);
     }
     let named = |port| with_properties(at(port), json!({"serverName": "elsewhere.test"}));
-    up(named(fronts.wrong_name.port()));
-    down(named(fronts.good.port()), "tls_name_mismatch", "tls", "");
+    up(named(need!(front(Shown::WrongName)).port()));
+    down(named(moto.tls_port()), "tls_name_mismatch", "tls", "");
     down(
         with_keys(json!({"type": "aws", "url": moto.https_url()}), moto.user()),
         "tls_unknown_ca",
@@ -1083,7 +1078,7 @@ fn every_fault_of_a_certificate() {
 
 fn client_certificate_missing_wrong_and_right() {
     let moto = moto!();
-    let url = format!("https://localhost:{}", moto.fronts().mutual.port());
+    let url = format!("https://localhost:{}", moto.mutual_tls_port());
     let spec = trusting(json!({"type": "aws", "url": url}));
     client_certificates(&with_keys(spec, moto.user()));
 }

@@ -70,7 +70,7 @@ pub use crate::{
     mariadb::{MariaDb, MariaDbKind},
     metadata::{AwsMetadata, MetadataMood},
     mongodb::MongoPeer,
-    moto::{AccessKey, Moto, MotoKind},
+    moto::{AccessKey, Moto, MotoFront, MotoKind},
     mssql::{Mssql, MssqlKind},
     mysql8::Mysql8,
     nginx::{Nginx, NginxKind},

@@ -17,7 +17,9 @@ use tempfile::TempDir;
 
 use crate::{
     error::{Error, Result},
-    http, ports,
+    http,
+    pki::Shown,
+    ports,
     process::{Process, Spec},
     python,
     rig::{Kind, Rig, Server},
@@ -28,7 +30,9 @@ use crate::{
 pub struct Moto {
     process: Process,
     port: u16,
-    fronts: Fronts,
+    front: Front,
+    /// Wants a certificate of the client's.
+    mutual: Front,
     user: AccessKey,
     outcast: AccessKey,
     session: AccessKey,
@@ -42,19 +46,6 @@ pub struct AccessKey {
     pub secret: String,
     /// Of a session: its token, and when it ends.
     pub session: Option<(String, String)>,
-}
-
-/// TLS before it, each with another certificate.
-pub struct Fronts {
-    pub good: Front,
-    pub intermediate: Front,
-    pub expired: Front,
-    pub not_yet_valid: Front,
-    pub wrong_name: Front,
-    pub unknown_ca: Front,
-    pub self_signed: Front,
-    /// Wants a certificate of the client's.
-    pub mutual: Front,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +69,20 @@ impl Kind for MotoKind {
 
     fn start(self, rig: &Rig, name: &str) -> Result<Moto> {
         Moto::begin(self, rig, name)
+    }
+}
+
+/// The main one behind TLS with another certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MotoFront(pub Shown);
+
+impl Kind for MotoFront {
+    type Server = Front;
+
+    const NAME: &'static str = "moto-front";
+
+    fn start(self, rig: &Rig, _: &str) -> Result<Front> {
+        Front::start(rig.pki().shown(self.0), rig.get(MotoKind::Main)?.port())
     }
 }
 
@@ -121,20 +126,11 @@ impl Moto {
         }
         let pki = rig.pki();
         let mutual = server_config_with(&pki.server, Some(&pki.ca), rustls::DEFAULT_VERSIONS)?;
-        let fronts = Fronts {
-            good: Front::start(&pki.server, port)?,
-            intermediate: Front::start(&pki.intermediate, port)?,
-            expired: Front::start(&pki.expired, port)?,
-            not_yet_valid: Front::start(&pki.not_yet_valid, port)?,
-            wrong_name: Front::start(&pki.wrong_name, port)?,
-            unknown_ca: Front::start(&pki.unknown_ca, port)?,
-            self_signed: Front::start(&pki.self_signed, port)?,
-            mutual: Front::with(mutual, port)?,
-        };
         Ok(Moto {
             process,
             port,
-            fronts,
+            front: Front::start(&pki.server, port)?,
+            mutual: Front::with(mutual, port)?,
             user,
             outcast,
             session,
@@ -146,8 +142,14 @@ impl Moto {
         self.port
     }
 
-    pub fn fronts(&self) -> &Fronts {
-        &self.fronts
+    /// The port of TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.front.port()
+    }
+
+    /// The port of TLS where a certificate of the client's is wanted.
+    pub fn mutual_tls_port(&self) -> u16 {
+        self.mutual.port()
     }
 
     /// `http://localhost:PORT`.
@@ -157,7 +159,7 @@ impl Moto {
 
     /// `https://localhost:PORT`.
     pub fn https_url(&self) -> String {
-        format!("https://localhost:{}", self.fronts.good.port())
+        format!("https://localhost:{}", self.tls_port())
     }
 
     pub fn process(&self) -> &Process {

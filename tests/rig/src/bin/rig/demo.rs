@@ -326,7 +326,7 @@ fn documents(rig: &Rig, black_hole: &BlackHole, stopped: &Refused) -> Result<Str
         ("@stopped@", stopped.port()),
         ("@without_etcd@", without_etcd.port()),
         ("@idp@", idp.port()),
-        ("@aws@", moto.fronts().good.port()),
+        ("@aws@", moto.tls_port()),
     ] {
         yaml = yaml.replace(name, &port.to_string());
     }
