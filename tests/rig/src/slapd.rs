@@ -19,7 +19,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     time::Duration,
@@ -69,7 +69,7 @@ pub enum SlapdKind {
     NoTls,
     /// Lets no strangers in (inappropriateAuthentication).
     NoAnonymous,
-    /// Has no descriptors left, and hangs up on whoever comes.
+    /// Has no descriptors left, and takes no connection that comes.
     Full,
 }
 
@@ -252,7 +252,7 @@ impl<'a> Builder<'a> {
                 .args(args),
         };
         let process = spec.spawn()?;
-        process.wait_ready(Duration::from_secs(10), || answers(port).map(drop))?;
+        process.wait_ready(Duration::from_secs(10), || answers(port))?;
         let holding = if self.full { hold(port)? } else { Vec::new() };
         Ok(Slapd {
             _holding: holding,
@@ -342,31 +342,45 @@ fn entries() -> String {
     ldif
 }
 
-/// A connection on which an anonymous bind was answered, whatever the answer.
-fn answers(port: u16) -> Result<TcpStream, String> {
-    const BIND: &[u8] = b"\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\x00\x80\x00";
-    let talk = || -> std::io::Result<(TcpStream, u8)> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(BIND)?;
-        let mut first = [0];
-        stream.read_exact(&mut first)?;
-        Ok((stream, first[0]))
-    };
-    match talk() {
-        Ok((stream, 0x30)) => Ok(stream),
-        Ok((_, byte)) => Err(format!("its answer begins with {byte:#x}")),
-        Err(err) => Err(err.to_string()),
+/// Whether an anonymous bind is answered, whatever the answer.
+fn answers(port: u16) -> Result<(), String> {
+    let mut first = [0];
+    let res = anonymous(port).and_then(|mut stream| stream.read_exact(&mut first));
+    match (res, first) {
+        (Ok(()), [0x30]) => Ok(()),
+        (Ok(()), [byte]) => Err(format!("its answer begins with {byte:#x}")),
+        (Err(err), _) => Err(err.to_string()),
     }
 }
 
-/// Takes every place that there is.
+/// A connection on which an anonymous bind was sent.
+fn anonymous(port: u16) -> io::Result<TcpStream> {
+    const BIND: &[u8] = b"\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\x00\x80\x00";
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(BIND)?;
+    Ok(stream)
+}
+
+/// Takes every place that there is, and has it find out.
+///
+/// Who comes alone when one descriptor is left is hung up on: slapd needs a second one to see whether he may come
+/// in. Of two who come at once the second finds none, and slapd accepts nobody from then on until somebody leaves:
+/// what a full server is like. So they come in bursts until one is not answered, and all of them stay.
 fn hold(port: u16) -> Result<Vec<TcpStream>> {
+    const BURST: usize = 8;
+    const BURSTS: usize = 16;
     let mut holding = Vec::new();
-    while holding.len() < 64 {
-        match answers(port) {
-            Ok(stream) => holding.push(stream),
-            Err(_) => return Ok(holding),
+    for _ in 0..BURSTS {
+        let burst: Vec<_> = (0..BURST)
+            .map(|_| anonymous(port))
+            .collect::<io::Result<_>>()
+            .map_err(Error::doing("cannot fill slapd"))?;
+        let is_left_waiting = |mut stream: &TcpStream| matches!(stream.read(&mut [0]), Err(err) if err.kind() == io::ErrorKind::WouldBlock);
+        let full = burst.iter().any(is_left_waiting);
+        holding.extend(burst);
+        if full {
+            return Ok(holding);
         }
     }
     Err(Error::new("a full slapd is never full"))
