@@ -117,7 +117,7 @@ impl ProbeType for Mysql {
         &[Reason::Permission, Reason::NotFound, Reason::Assertion];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
-        let dsn = Dsn::read(&access)?;
+        let dsn = Dsn::read(&access, access.url()?)?;
         access.may_reach(&dsn.address)?;
         let options = dsn.options;
         let user = access.username(dsn.user.as_deref()).ok_or_else(|| {
