@@ -20,6 +20,7 @@ pub fn schema() -> Value {
             name: info.name,
             aliases: info.aliases,
             url_schemes: info.url_schemes,
+            secret_keys: info.secret_keys,
             properties: info.settings_schema(),
         })
         .collect();
@@ -352,14 +353,14 @@ mod tests {
                 return false;
             };
             let annotated = target::plan_of(connection, ty, &rules()).is_ok();
-            let partial = connection.resolve_partly(ty.name);
+            let partial = ty.resolve_partly(connection);
             let mut mistakes = match partial.url_is_known {
                 true => (ty.build(&partial.resolved, &NoFiles).err()).unwrap_or_default(),
                 false => ty.check_settings(&partial.resolved),
             };
             mistakes.retain(|mistake| !partial.is_unknown_at(&mistake.place));
             // A reference in place of a mapping is found out when it is read.
-            let resolved = connection.resolve(ty.name, &Ones);
+            let resolved = ty.resolve(connection, &Ones);
             let settled = resolved.is_ok_and(|resolved| match partial.url_is_known {
                 true => ty.build(&resolved, &NoFiles).is_ok(),
                 false => ty.check_settings(&resolved).is_empty(),

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use conncheck_config::{ConfigError, Connection, Secret, Spanned, Unresolved, closest};
+use conncheck_config::{ConfigError, Connection, Secret, Spanned, closest};
 use conncheck_probes::types::{self, TypeInfo};
 use conncheck_probes::{Deadline, Env, Failure, Files, Invalid, Outcome, Probe, Reason};
 use tokio::time::Instant;
@@ -218,10 +218,10 @@ struct FirstLook {
 /// Builds the probe, or finds out whether secrets or the definition are to blame. Blocks.
 fn first_look(connection: &Connection, ty: &TypeInfo, secrets: &Secrets) -> FirstLook {
     let asking = Asking::new(secrets);
-    let resolved = match connection.resolve(ty.name, &asking) {
+    let resolved = match ty.resolve(connection, &asking) {
         Ok(resolved) => resolved,
         Err(unresolved) => {
-            let unresolved = unresolved.into_iter().map(mistake_of).collect();
+            let unresolved = unresolved.into_iter().map(Invalid::unresolved).collect();
             return judge_partly(connection, ty, &asking, unresolved);
         }
     };
@@ -258,7 +258,7 @@ fn judge_partly(
     files: &dyn Files,
     unresolved: Vec<Invalid>,
 ) -> FirstLook {
-    let partial = connection.resolve_partly(ty.name);
+    let partial = ty.resolve_partly(connection);
     let (endpoint, mut mistakes) = match partial.url_is_known {
         true => match ty.build(&partial.resolved, files) {
             Ok(probe) => {
@@ -284,7 +284,7 @@ fn judge_partly(
 
 /// What can be said while the reading of secrets hangs: nothing is read here.
 fn hanging_look(connection: &Connection, ty: &TypeInfo) -> FirstLook {
-    let partial = connection.resolve_partly(ty.name);
+    let partial = ty.resolve_partly(connection);
     let mistakes = ty.check_settings(&partial.resolved);
     FirstLook {
         res: match mistakes.is_empty() {
@@ -310,9 +310,9 @@ fn build(
 ) -> Result<Ready, Failure> {
     let asking = Asking::new(secrets);
     let first_of = |mistakes| first_of(connection, mistakes);
-    let resolved = connection
-        .resolve(ty.name, &asking)
-        .map_err(|unresolved| first_of(unresolved.into_iter().map(mistake_of).collect()))?;
+    let resolved = ty.resolve(connection, &asking).map_err(|unresolved| {
+        first_of(unresolved.into_iter().map(Invalid::unresolved).collect())
+    })?;
     redactor.add(&resolved.secrets);
     let probe = ty.build(&resolved, &asking).map_err(first_of)?;
     Ok(Ready::new(probe, asking.asked()))
@@ -352,14 +352,6 @@ fn secret_failure(message: String, hint: Option<String>) -> Failure {
         code: None,
         message,
         hint: hint.map(Cow::Owned),
-    }
-}
-
-fn mistake_of(unresolved: Unresolved) -> Invalid {
-    Invalid {
-        place: unresolved.place,
-        message: unresolved.message,
-        hint: unresolved.hint,
     }
 }
 

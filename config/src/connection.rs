@@ -7,7 +7,7 @@ use crate::document::Trust;
 use crate::error::Mistake;
 use crate::forms::Words;
 use crate::node::{Data, Node};
-use crate::resolve::{self, Field, Lookup, Resolved, Unresolved};
+use crate::resolve::{self, Field, Lookup, Resolved, SecretKey, Unresolved};
 use crate::template::{self, Part, Variable};
 use crate::urls::{self, BadPort};
 use crate::value::{self, Reference, Source, Value};
@@ -145,19 +145,21 @@ impl Connection {
     }
 
     /// Looks up the references, trims, fills the templates. `type_name` is the canonical one, for
-    /// `$(type)`.
+    /// `$(type)`; `own_keys` are those of a whole secret that the type reads beside
+    /// [`COMMON_KEYS`](crate::COMMON_KEYS).
     pub fn resolve(
         &self,
         type_name: &str,
+        own_keys: &'static [SecretKey],
         lookup: &dyn Lookup,
     ) -> Result<Resolved, Vec<Unresolved>> {
-        resolve::resolve(self, type_name, lookup)
+        resolve::resolve(self, type_name, own_keys, lookup)
     }
 
     /// The same without looking anything up: a value that is not known yet is a placeholder, so
     /// that the rest can be judged when the definition is loaded.
-    pub fn resolve_partly(&self, type_name: &str) -> Partial {
-        resolve::resolve_partly(self, type_name)
+    pub fn resolve_partly(&self, type_name: &str, own_keys: &'static [SecretKey]) -> Partial {
+        resolve::resolve_partly(self, type_name, own_keys)
     }
 
     /// Everything that is wrong with the references and templates as they are written.

@@ -25,7 +25,9 @@ pub use document::{Documents, Loaded, Loader, PassedOver, Trust};
 pub use error::{ConfigError, Identity, Place, Spanned};
 pub use forms::{BlockInfo, blocks};
 pub use node::{Node, NodeError, read_one};
-pub use resolve::{Field, Found, Lookup, NotFound, RefKind, Resolved, Unresolved};
+pub use resolve::{
+    COMMON_KEYS, Field, Found, Lookup, NotFound, RefKind, Resolved, SecretKey, Unresolved,
+};
 pub use schema::{TypeWords, schema};
 pub use secret::{REDACTED, Secret};
 pub use urls::urls;

@@ -10,6 +10,7 @@
 //! An empty one counts as not given. Templates are filled in `url`, also in one that came from a
 //! reference (where an unknown name is left alone), and in the literal texts of `properties`.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::connection::{Connection, Partial, Properties, SecretRef};
@@ -111,8 +112,6 @@ pub struct Resolved {
     pub password: Option<Secret>,
     /// The one value of a `secretRef` with `key`, unless the key is named like a URL.
     pub key: Option<Secret>,
-    /// The remaining keys of a `secretRef` without `key`; each type picks its own.
-    pub others: BTreeMap<String, Secret>,
     pub ca_cert: Option<Secret>,
     pub client_cert: Option<Secret>,
     pub client_key: Option<Secret>,
@@ -126,6 +125,7 @@ pub struct Resolved {
     /// Every value that came from a reference or stands in a field for secrets: never to be
     /// printed.
     pub secrets: Vec<Secret>,
+    own_keys: OwnKeys,
     pub(crate) place: Place,
     pub(crate) places: BTreeMap<Field, Place>,
 }
@@ -140,70 +140,72 @@ impl Resolved {
     pub fn is_in_spec(&self, field: Field) -> bool {
         self.places.contains_key(&field)
     }
+
+    /// A key of a `secretRef` without `key` that this type reads beside those of every type. Only
+    /// asked for where it is used: see [`Resolved::unread`].
+    pub fn own_key(&self, key: SecretKey) -> Option<&Secret> {
+        let OwnKeys {
+            declared, values, ..
+        } = &self.own_keys;
+        debug_assert!(
+            declared.contains(&key),
+            "`{}` is read and not declared",
+            key.name()
+        );
+        let value = key.of(values)?;
+        self.own_keys.are_read.set(true);
+        Some(value)
+    }
+
+    /// What is wrong with a whole secret of which nothing was used, now that the probe is built: it
+    /// brings only keys that the type reads with other settings than these. Without it the probe
+    /// would go without a login, and be up where anybody is let in.
+    pub fn unread(&self) -> Option<&Unresolved> {
+        let unread = self.own_keys.unread.as_ref();
+        unread.filter(|_| !self.own_keys.are_read.get())
+    }
 }
 
-/// Keys of a whole secret that mean the same, first one first.
-const USERNAME: [&str; 2] = ["username", "user"];
-const PASSWORD: [&str; 1] = ["password"];
-const URL: [&str; 3] = ["url", "uri", "dsn"];
-const CA_CERT: [&str; 1] = ["ca.crt"];
-const CLIENT_CERT: [&str; 1] = ["tls.crt"];
-const CLIENT_KEY: [&str; 1] = ["tls.key"];
+/// A key of a whole secret, by each name that it goes by; the first that is there wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SecretKey(pub &'static [&'static str]);
 
-/// Further keys that some type reads from a whole secret.
-const TYPES_OWN: &[&str] = &[
-    "token",
-    "bearer",
-    "apiKey",
-    "api-key",
-    "clientID",
-    "client-id",
-    "clientSecret",
-    "client-secret",
-    "tenantID",
-    "tenant-id",
-    "kubeconfig",
-    "config",
-    "value",
-    "credentials",
-    "credentials.json",
-    "creds",
-    "key.json",
-    "service-account.json",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "aws_access_key_id",
-    "aws_secret_access_key",
-    "aws_session_token",
-    "accessKeyId",
-    "secretAccessKey",
-    "sessionToken",
-    "accessKey",
-    "secretKey",
-    "access-key",
-    "secret-access-key",
-    "secret-key",
-    "session-token",
-];
+impl SecretKey {
+    /// What messages call it.
+    pub fn name(self) -> &'static str {
+        self.0.first().copied().unwrap_or_default()
+    }
 
-/// Every key that is read from a whole secret.
-fn known_keys<'a>() -> impl Iterator<Item = &'a str> {
-    let keys: [&[&'a str]; 7] = [
-        &USERNAME,
-        &PASSWORD,
-        &URL,
-        &CA_CERT,
-        &CLIENT_CERT,
-        &CLIENT_KEY,
-        TYPES_OWN,
-    ];
-    keys.into_iter().flatten().copied()
+    fn of(self, values: &BTreeMap<String, Secret>) -> Option<&Secret> {
+        self.0.iter().find_map(|name| values.get(*name))
+    }
+}
+
+const USERNAME: SecretKey = SecretKey(&["username", "user"]);
+const PASSWORD: SecretKey = SecretKey(&["password"]);
+const URL: SecretKey = SecretKey(&["url", "uri", "dsn"]);
+const CA_CERT: SecretKey = SecretKey(&["ca.crt"]);
+const CLIENT_CERT: SecretKey = SecretKey(&["tls.crt"]);
+const CLIENT_KEY: SecretKey = SecretKey(&["tls.key"]);
+
+/// The keys of a whole secret that every type reads.
+pub const COMMON_KEYS: [SecretKey; 6] = [USERNAME, PASSWORD, URL, CA_CERT, CLIENT_CERT, CLIENT_KEY];
+
+/// The keys of a whole secret that one type reads beside [`COMMON_KEYS`]. No others are in it, so what
+/// a type does not declare it cannot read.
+#[derive(Clone, Debug)]
+struct OwnKeys {
+    declared: &'static [SecretKey],
+    values: BTreeMap<String, Secret>,
+    /// Whether a value was asked for. A probe is built on one thread, and so is the answer.
+    are_read: Cell<bool>,
+    /// What to say if none is: they are all that the secret brings.
+    unread: Option<Unresolved>,
 }
 
 /// Whether the key of a `secretRef` is named like a URL.
 fn names_url(key: &str) -> bool {
-    URL.contains(&key) || key == "connection-string"
+    URL.0.contains(&key) || key == "connection-string"
 }
 
 /// What all templates of a connection together may become: far more than any body or query, and
@@ -213,9 +215,10 @@ const MOST_FILLED: usize = 1 << 20;
 pub(crate) fn resolve(
     connection: &Connection,
     type_name: &str,
+    own_keys: &'static [SecretKey],
     lookup: &dyn Lookup,
 ) -> Result<Resolved, Vec<Unresolved>> {
-    let mut run = Run::new(connection, type_name, Some(lookup));
+    let mut run = Run::new(connection, type_name, own_keys, Some(lookup));
     let resolved = run.run();
     match run.unresolved.is_empty() {
         true => Ok(resolved),
@@ -223,8 +226,12 @@ pub(crate) fn resolve(
     }
 }
 
-pub(crate) fn resolve_partly(connection: &Connection, type_name: &str) -> Partial {
-    let mut run = Run::new(connection, type_name, None);
+pub(crate) fn resolve_partly(
+    connection: &Connection,
+    type_name: &str,
+    own_keys: &'static [SecretKey],
+) -> Partial {
+    let mut run = Run::new(connection, type_name, own_keys, None);
     let resolved = run.run();
     Partial {
         resolved,
@@ -281,6 +288,8 @@ impl Got {
 struct Run<'a> {
     connection: &'a Connection,
     type_name: &'a str,
+    /// Those of a whole secret that this type reads beside the common ones.
+    own_keys: &'static [SecretKey],
     lookup: Option<&'a dyn Lookup>,
     /// The secrets and config maps that are referred to; `None` for one that was not found.
     objects: HashMap<(RefKind, Identity), Option<Found>>,
@@ -302,10 +311,16 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(connection: &'a Connection, type_name: &'a str, lookup: Option<&'a dyn Lookup>) -> Self {
+    fn new(
+        connection: &'a Connection,
+        type_name: &'a str,
+        own_keys: &'static [SecretKey],
+        lookup: Option<&'a dyn Lookup>,
+    ) -> Self {
         Self {
             connection,
             type_name,
+            own_keys,
             lookup,
             objects: HashMap::new(),
             properties: Properties::new(&connection.spec),
@@ -326,15 +341,15 @@ impl<'a> Run<'a> {
     fn run(&mut self) -> Resolved {
         let spec = &self.connection.spec;
         self.find_objects();
-        let mut whole = self.secret_ref();
-        let take = |keys: &[&str], whole: &mut Whole| match whole {
+        let whole = self.secret_ref();
+        let take = |key: SecretKey| match &whole {
             Whole::Unknown => Got::Unknown,
-            Whole::Values(values) => Got::of(keys.iter().find_map(|key| values.remove(*key))),
+            Whole::Values(values) => Got::of(key.of(values).cloned()),
         };
 
         // The secret wins over `spec`, which is still looked at for its mistakes.
         let username = self.value(spec.username.as_ref()).trimmed();
-        self.username = take(&USERNAME, &mut whole).trimmed().or(|| username);
+        self.username = take(USERNAME).trimmed().or(|| username);
         let certificate = self.value(spec.certificate.as_ref());
         let certificate = match certificate_is_login(self.type_name) {
             true => {
@@ -345,16 +360,16 @@ impl<'a> Run<'a> {
             false => certificate,
         };
         let password = self.value(spec.password.as_ref()).trimmed();
-        self.password = take(&PASSWORD, &mut whole).trimmed().or(|| password);
+        self.password = take(PASSWORD).trimmed().or(|| password);
 
         let mut fields = BTreeMap::new();
-        for (field, value, keys) in [
+        for (field, value, key) in [
             (Field::CaCert, &spec.ca_cert, CA_CERT),
             (Field::ClientCert, &spec.client_cert, CLIENT_CERT),
             (Field::ClientKey, &spec.client_key, CLIENT_KEY),
         ] {
             let given = self.value(value.as_ref());
-            let carried = take(&keys, &mut whole);
+            let carried = take(key);
             let given = match field {
                 Field::CaCert => given.or(|| certificate.clone()),
                 _ => given,
@@ -374,7 +389,7 @@ impl<'a> Run<'a> {
             Some(properties) => self.fill_properties(properties),
             None => Node::empty(self.connection.place.clone()),
         };
-        let carried = take(&URL, &mut whole).trimmed();
+        let carried = take(URL).trimmed();
         let url = self.url(carried);
         let url = self.with_port(url);
         self.note_those_for_templates(&mut properties);
@@ -385,10 +400,7 @@ impl<'a> Run<'a> {
         let unknown = fields.iter().filter(|(_, got)| got.is_unknown());
         self.unknown_fields = unknown.map(|(field, _)| *field).collect();
 
-        let others = match whole {
-            Whole::Values(values) => values,
-            Whole::Unknown => BTreeMap::new(),
-        };
+        let own_keys = self.own_keys(whole);
         let value = |field: Field| fields[&field].value();
         // Something must stand for these: whether they are there is part of what is judged.
         let placeholder = |field: Field| match &fields[&field] {
@@ -402,7 +414,6 @@ impl<'a> Run<'a> {
             username: placeholder(Field::Username),
             password: placeholder(Field::Password),
             key: placeholder(Field::SecretRef),
-            others,
             ca_cert: value(Field::CaCert),
             client_cert: value(Field::ClientCert),
             client_key: value(Field::ClientKey),
@@ -410,6 +421,7 @@ impl<'a> Run<'a> {
             properties: properties.named("properties"),
             is_partial: !self.unknown_fields.is_empty(),
             secrets: Vec::new(),
+            own_keys,
             place: self.connection.place.clone(),
             places: places(self.connection),
         };
@@ -443,7 +455,7 @@ impl<'a> Run<'a> {
                 Some(key) => {
                     keys.insert(key);
                 }
-                None => keys.extend(known_keys()),
+                None => keys.extend(self.read_keys().flat_map(|key| key.0)),
             }
         }
         for ((kind, id), (place, keys)) in wanted {
@@ -471,20 +483,8 @@ impl<'a> Run<'a> {
             return match self.objects.get(&(RefKind::Secret, id.clone())) {
                 Some(Some(found)) => {
                     self.secrets.extend(found.values.values());
-                    if !known_keys().any(|key| found.values.contains_key(key)) {
-                        let keys: Vec<&String> = found.values.keys().collect();
-                        let rest = match keys.as_slice() {
-                            [] => "has no keys".to_owned(),
-                            keys => format!("has no key that is read; it has {}", listed(keys)),
-                        };
-                        self.unresolved.push(Unresolved {
-                            place: secret.place.clone(),
-                            message: format!("secret `{id}` {rest}"),
-                            hint: Some(
-                                "name the one that counts with `secretRef.key`, or call them `username` and `password`"
-                                    .to_owned(),
-                            ),
-                        });
+                    if let Some(unresolved) = self.of_no_use(secret, &id, &found.values) {
+                        self.unresolved.push(unresolved);
                         return Whole::Unknown;
                     }
                     let values = found.values.iter();
@@ -504,6 +504,92 @@ impl<'a> Run<'a> {
         Whole::Values(BTreeMap::new())
     }
 
+    /// What is read of a whole secret.
+    fn read_keys(&self) -> impl Iterator<Item = SecretKey> + use<> {
+        COMMON_KEYS.into_iter().chain(self.own_keys.iter().copied())
+    }
+
+    /// What is wrong with a whole secret that brings nothing that is read.
+    fn of_no_use(
+        &self,
+        secret: &SecretRef,
+        id: &Identity,
+        values: &BTreeMap<String, Secret>,
+    ) -> Option<Unresolved> {
+        let names = self.read_keys().flat_map(|key| key.0);
+        let read = names.filter_map(|name| Some((*name, values.get(*name)?)));
+        let read: Vec<(&str, &Secret)> = read.collect();
+        let is_blank = |(_, value): &(&str, &Secret)| value.trimmed().is_empty();
+        if !read.iter().all(is_blank) {
+            return None;
+        }
+        let ty = self.type_name;
+        let (rest, hint) = match read.as_slice() {
+            [] => (
+                match values.is_empty() {
+                    true => "has no keys".to_owned(),
+                    false => format!("has no key that `{ty}` reads; it has {}", names_in(values)),
+                },
+                format!(
+                    "`{ty}` reads {}: give the one that counts such a name, or point at it with `secretRef.key`",
+                    listed(&self.read_keys().map(SecretKey::name).collect::<Vec<_>>()),
+                ),
+            ),
+            read => {
+                let names: Vec<&str> = read.iter().map(|(name, _)| *name).collect();
+                let rest = format!("has nothing in {}", listed(&names));
+                (rest, HALF_DONE.to_owned())
+            }
+        };
+        Some(Unresolved {
+            place: secret.place.clone(),
+            message: format!("secret `{id}` {rest}"),
+            hint: Some(hint),
+        })
+    }
+
+    /// What a whole secret brings for this type alone.
+    fn own_keys(&self, whole: Whole) -> OwnKeys {
+        let mut values = match whole {
+            Whole::Values(values) => values,
+            Whole::Unknown => BTreeMap::new(),
+        };
+        let connection = self.connection;
+        let is_there = |value: &Secret| !value.trimmed().is_empty();
+        let is_common = COMMON_KEYS
+            .iter()
+            .any(|key| key.of(&values).is_some_and(is_there));
+        let unread = match &connection.spec.secret_ref {
+            Some(secret) if !values.is_empty() && !is_common => Some(Unresolved {
+                place: secret.place.clone(),
+                message: format!(
+                    "secret `{}` has no key that `{}` reads with these settings; it has {}",
+                    secret_id(connection, secret),
+                    self.type_name,
+                    names_in(&values),
+                ),
+                hint: Some(
+                    "name the one that counts with `secretRef.key`, or call them `username` and `password`"
+                        .to_owned(),
+                ),
+            }),
+            _ => None,
+        };
+        let names: Vec<&str> = self
+            .own_keys
+            .iter()
+            .flat_map(|key| key.0)
+            .copied()
+            .collect();
+        values.retain(|name, _| names.contains(&name.as_str()));
+        OwnKeys {
+            declared: self.own_keys,
+            values,
+            are_read: Cell::new(false),
+            unread,
+        }
+    }
+
     fn key(&mut self, kind: RefKind, id: Identity, key: &str, place: &Place) -> Got {
         let object = (kind, id);
         let Some(Some(found)) = self.objects.get(&object) else {
@@ -512,10 +598,9 @@ impl<'a> Run<'a> {
         if let Some(value) = found.values.get(key) {
             return Got::Value(value.clone());
         }
-        let keys: Vec<&String> = found.values.keys().collect();
-        let rest = match keys.as_slice() {
-            [] => "it is empty".to_owned(),
-            keys => format!("it has {}", listed(keys)),
+        let rest = match found.values.is_empty() {
+            true => "it is empty".to_owned(),
+            false => format!("it has {}", names_in(&found.values)),
         };
         let (kind, id) = object;
         self.unresolved.push(Unresolved {
@@ -592,10 +677,7 @@ impl<'a> Run<'a> {
                 self.unresolved.push(Unresolved {
                     place: place.clone(),
                     message: format!("{what} is empty"),
-                    hint: Some(
-                        "a rotation that is half done? leave the reference out if nothing is meant"
-                            .to_owned(),
-                    ),
+                    hint: Some(HALF_DONE.to_owned()),
                 });
                 Got::Unknown
             }
@@ -883,6 +965,14 @@ fn collect_named(node: &Node, into: &mut HashSet<String>) {
 enum Whole {
     Values(BTreeMap<String, Secret>),
     Unknown,
+}
+
+/// Why something may be empty that a definition refers to, and the way out.
+const HALF_DONE: &str = "a rotation that is half done? leave the reference out if nothing is meant";
+
+/// Which keys there are.
+fn names_in(values: &BTreeMap<String, Secret>) -> String {
+    listed(&values.keys().collect::<Vec<_>>())
 }
 
 fn own(connection: &Connection, name: &str) -> Identity {

@@ -8,6 +8,8 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use crate::forms;
+use crate::resolve::{COMMON_KEYS, SecretKey};
+use crate::words::listed;
 
 /// What a schema has to know of a type.
 pub struct TypeWords<'a> {
@@ -17,6 +19,8 @@ pub struct TypeWords<'a> {
     pub aliases: &'a [&'a str],
     /// The URL schemes that are this type where no `type` is given.
     pub url_schemes: &'a [&'a str],
+    /// The keys of a whole secret that it reads beside those that every type does.
+    pub secret_keys: &'static [SecretKey],
     /// How its `spec.properties` are written; unknown for a type that this build cannot probe.
     pub properties: Option<Schema>,
 }
@@ -209,7 +213,7 @@ fn spec(types: &[TypeWords<'_>]) -> Value {
         "url": value("Where, in the form of the type. `$(username)`, `$(password)` and `$(properties.KEY)` are filled in."),
         "username": value("Who we are; wins over what stands in the URL."),
         "password": value("Wins over what stands in the URL. Best a reference: `secret://NAME/KEY`."),
-        "secretRef": secret_ref(),
+        "secretRef": secret_ref(types),
         "caCert": value("PEM, or a reference to it: replaces the machine's trusted authorities for this connection."),
         "clientCert": value("PEM, or a reference to it: our certificate for mutual TLS."),
         "clientKey": value("PEM, or a reference to it: the key of `clientCert`."),
@@ -428,9 +432,24 @@ fn key_ref() -> Value {
     })
 }
 
-fn secret_ref() -> Value {
+fn secret_ref(types: &[TypeWords<'_>]) -> Value {
+    let names = |keys: &[SecretKey]| {
+        listed(
+            &keys
+                .iter()
+                .copied()
+                .map(SecretKey::name)
+                .collect::<Vec<_>>(),
+        )
+    };
+    let own: String = types
+        .iter()
+        .filter(|ty| !ty.secret_keys.is_empty())
+        .map(|ty| format!("; of `{}` also {}", ty.name, names(ty.secret_keys)))
+        .collect();
+    let common = names(&COMMON_KEYS);
     json!({
-        "description": "A secret: without `key` all of it (username, password, url, certificates), with `key` one value of it. Wins over `username` and `password`.",
+        "description": format!("A secret: with `key` one value of it, without all of it. Then these of its keys are read: {common}{own}. Wins over `username` and `password`."),
         "type": ["object", "null"],
         "properties": {
             "name": object_name(),

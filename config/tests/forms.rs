@@ -55,7 +55,7 @@ fn resolve(spec: &str) -> Resolved {
     let connection = connection(&loaded);
     let name = connection.block.as_ref().or(connection.type_name.as_ref());
     connection
-        .resolve(&name.unwrap().value, &loaded.documents)
+        .resolve(&name.unwrap().value, &[], &loaded.documents)
         .unwrap_or_else(|unresolved| panic!("{unresolved:?}"))
 }
 
@@ -467,7 +467,7 @@ fn what_stands_beside_a_block() {
 fn a_mistake_is_placed_and_named_where_it_was_written() {
     let loaded = load("postgres:\n  host: {value: h}\n  username: u\n  insecureTLS: true");
     let connection = connection(&loaded);
-    let partial = connection.resolve_partly("postgres");
+    let partial = connection.resolve_partly("postgres", &[]);
     let place = |field| partial.resolved.place_of(field).to_string();
     assert_eq!(place(Field::Url), "t.yaml:6:19");
     assert_eq!(place(Field::Username), "t.yaml:7:15");
@@ -499,7 +499,7 @@ fn connection_of(loaded: &Loaded) -> &Connection {
 fn what_is_not_known_before_the_secret_is() {
     let known = |spec: &str| {
         let loaded = load(spec);
-        let partial = connection(&loaded).resolve_partly("postgres");
+        let partial = connection(&loaded).resolve_partly("postgres", &[]);
         (partial.url_is_known, partial.resolved.url.is_some())
     };
     assert_eq!(
@@ -522,7 +522,7 @@ fn what_cannot_be_had_is_told_of_its_place() {
     let unresolved = |spec: &str| -> Vec<String> {
         let loaded = load(spec);
         let err = connection(&loaded)
-            .resolve("postgres", &loaded.documents)
+            .resolve("postgres", &[], &loaded.documents)
             .unwrap_err();
         err.iter()
             .map(|unresolved| format!("{} {}", unresolved.place, unresolved.message))
@@ -560,7 +560,7 @@ fn a_property_that_a_template_names_is_no_mistake() {
     let settings = |spec: &str| -> Result<Option<String>, Vec<String>> {
         let loaded = load(spec);
         let resolved = connection(&loaded)
-            .resolve("http", &loaded.documents)
+            .resolve("http", &[], &loaded.documents)
             .unwrap();
         assert_eq!(
             resolved.properties.deserialize::<Settings>().is_ok(),

@@ -23,10 +23,10 @@ fn all_that_is_said(text: &str, trust: Trust) -> String {
     }
     for connection in &loaded.connections {
         said += &format!("{connection:?}{:?}", connection.url_scheme());
-        let partial = connection.resolve_partly("http");
+        let partial = connection.resolve_partly("http", &[]);
         said += &format!("{partial:#?}");
         said += &errors_of(&partial.resolved.properties);
-        match connection.resolve("http", &Everything) {
+        match connection.resolve("http", &[], &Everything) {
             Ok(resolved) => said += &format!("{resolved:#?}{}", errors_of(&resolved.properties)),
             Err(unresolved) => said += &format!("{unresolved:#?}"),
         }
@@ -346,7 +346,7 @@ fn fill(url: &str, user: &str, secret: &str) -> String {
     loader.add("t.yaml", &text, Trust::Local);
     let loaded = loader.finish();
     let resolved = loaded.connections[0]
-        .resolve("http", &Variables(user, secret))
+        .resolve("http", &[], &Variables(user, secret))
         .unwrap();
     resolved.url.unwrap().expose().to_owned()
 }

@@ -56,7 +56,7 @@ fn cost(text: &str) -> usize {
     loader.add("t.yaml", text, Trust::Local);
     let loaded = loader.finish();
     for connection in &loaded.connections {
-        let _ = connection.resolve_partly("http");
+        let _ = connection.resolve_partly("http", &[]);
     }
     BYTES.get() - before
 }

@@ -72,7 +72,7 @@ fn every_sample_loads_without_a_word() {
             let type_name = &named.unwrap().value;
             let lookup = Documents(&loaded);
             connection
-                .resolve(type_name, &lookup)
+                .resolve(type_name, &[], &lookup)
                 .unwrap_or_else(|unresolved| panic!("{}: {unresolved:?}", path.display()));
             count += 1;
         }
@@ -148,7 +148,7 @@ status: {ref: x}
     let interval = &connection.annotations["conncheck/interval"];
     assert_eq!(interval.value, "30s");
     assert_eq!(interval.place.to_string(), "test.yaml:8:25");
-    let partial = connection.resolve_partly("postgres");
+    let partial = connection.resolve_partly("postgres", &[]);
     assert!(partial.url_is_known);
     assert_eq!(
         partial.resolved.place_of(Field::Url).to_string(),
@@ -297,7 +297,7 @@ spec:
         .map(|(k, v)| format!("{k}={v}"))
         .collect();
     assert_eq!(labels, ["a=one", "b=own", "c=four"]);
-    let resolved = connection.resolve_partly("http").resolved;
+    let resolved = connection.resolve_partly("http", &[]).resolved;
     let headers = resolved.properties.get("headers").unwrap();
     assert_eq!(headers.get("X-Url").unwrap().text(), Some("http://h/"));
     assert_eq!(resolved.properties.get("name").unwrap().text(), Some("x"));
@@ -379,7 +379,7 @@ data: {user: two}
     let loaded = load(text);
     assert_eq!(loaded.errors, []);
     let resolved = loaded.connections[0]
-        .resolve("postgres", &Documents(&loaded))
+        .resolve("postgres", &[], &Documents(&loaded))
         .unwrap();
     assert_eq!(resolved.url.unwrap().expose(), "postgres://h/");
     assert_eq!(resolved.username.unwrap().expose(), "two");
@@ -511,7 +511,7 @@ spec:
     assert_eq!(loaded.errors, []);
     let start = std::time::Instant::now();
     for connection in &loaded.connections {
-        std::hint::black_box(connection.resolve_partly("http"));
+        std::hint::black_box(connection.resolve_partly("http", &[]));
     }
     println!("resolved in part: {:?}", start.elapsed());
     assert!(took.as_secs_f64() < 0.5);

@@ -11,7 +11,8 @@
 use std::collections::BTreeMap;
 
 use conncheck_config::{
-    Connection, Documents, Field, Found, Loader, Lookup, NotFound, RefKind, Resolved, Secret, Trust,
+    Connection, Documents, Field, Found, Loader, Lookup, NotFound, RefKind, Resolved, Secret,
+    SecretKey, Trust, Unresolved,
 };
 
 /// Two secrets, a config map, a file and a variable.
@@ -39,6 +40,10 @@ impl Lookup for Store {
                 ("blank", " \n"),
             ],
             (RefKind::Secret, "default", "odd") => &[("bindDN", "cn=x"), ("bindPassword", "y")],
+            (RefKind::Secret, "default", "aws") => &[("AWS_ACCESS_KEY_ID", "AKIA-12345")],
+            (RefKind::Secret, "default", "token") => &[("bearer", "tok-12345")],
+            (RefKind::Secret, "default", "half") => &[("username", ""), ("password", " \n")],
+            (RefKind::Secret, "default", "emptied") => &[("user", ""), ("token", "tok-12345")],
             (RefKind::Secret, "vault", "empty") => &[],
             (RefKind::ConfigMap, "default", "db") => &[
                 ("host", "db.example.com\n"),
@@ -94,11 +99,18 @@ fn connection(spec: &str) -> Connection {
     loaded.connections.remove(0)
 }
 
+/// What the type of these tests reads beside the common keys.
+const TOKEN: SecretKey = SecretKey(&["token", "bearer"]);
+
 #[track_caller]
 fn resolve(spec: &str) -> Resolved {
+    try_resolve(spec, &[TOKEN]).unwrap()
+}
+
+fn try_resolve(spec: &str, own_keys: &'static [SecretKey]) -> Result<Resolved, Vec<Unresolved>> {
     let connection = connection(spec);
     let type_name = connection.type_name.as_ref().unwrap().value.clone();
-    connection.resolve(&type_name, &Store).unwrap()
+    connection.resolve(&type_name, own_keys, &Store)
 }
 
 #[track_caller]
@@ -108,14 +120,15 @@ fn url(spec: &str) -> String {
 
 #[track_caller]
 fn unresolved(spec: &str) -> Vec<String> {
-    let problems = connection(spec).resolve("http", &Store).unwrap_err();
-    problems
-        .iter()
-        .map(|problem| match &problem.hint {
-            Some(hint) => format!("{}: {}; {hint}", problem.place, problem.message),
-            None => format!("{}: {}", problem.place, problem.message),
-        })
-        .collect()
+    let problems = try_resolve(spec, &[]).unwrap_err();
+    problems.iter().map(said).collect()
+}
+
+fn said(problem: &Unresolved) -> String {
+    match &problem.hint {
+        Some(hint) => format!("{}: {}; {hint}", problem.place, problem.message),
+        None => format!("{}: {}", problem.place, problem.message),
+    }
 }
 
 #[test]
@@ -128,9 +141,7 @@ fn a_whole_secret_brings_its_keys() {
         "-----BEGIN CERTIFICATE-----"
     );
     assert_eq!(resolved.key, None);
-    let others: Vec<&str> = resolved.others.keys().map(String::as_str).collect();
-    assert_eq!(others, ["blank", "host", "token"]);
-    assert_eq!(resolved.others["token"].expose(), "tok-12345");
+    assert_eq!(resolved.own_key(TOKEN).unwrap().expose(), "tok-12345");
     // Its URL's templates are filled; an unknown name there is nobody's mistake of ours.
     assert_eq!(
         resolved.url.as_ref().unwrap().expose(),
@@ -209,11 +220,72 @@ fn nothing_where_something_was_referred_to_is_told() {
         ]
     );
     assert_eq!(
-        unresolved("  type: ldap\n  secretRef: {name: odd}\n"),
+        unresolved("  type: ldap\n  secretRef: {name: half}\n"),
         [
-            "t.yaml:6:14: secret `default/odd` has no key that is read; it has `bindDN` and `bindPassword`; name the one that counts with `secretRef.key`, or call them `username` and `password`"
+            "t.yaml:6:14: secret `default/half` has nothing in `username` and `password`; a rotation that is half done? leave the reference out if nothing is meant"
         ]
     );
+}
+
+/// The same with a secret that holds something, and not for this type.
+#[test]
+fn a_whole_secret_without_a_key_that_its_type_reads_is_told() {
+    let check = |name: &str, own_keys: &'static [SecretKey], expected: Option<&str>| {
+        let res = try_resolve(
+            &format!("  type: ldap\n  secretRef: {{name: {name}}}\n"),
+            own_keys,
+        );
+        let problems = res.err().unwrap_or_default();
+        let problems: Vec<String> = problems.iter().map(said).collect();
+        let expected: Vec<&str> = expected.into_iter().collect();
+        assert_eq!(problems, expected);
+    };
+    check(
+        "odd",
+        &[],
+        Some(
+            "t.yaml:6:14: secret `default/odd` has no key that `ldap` reads; it has `bindDN` and `bindPassword`; `ldap` reads `username`, `password`, `url`, `ca.crt`, `tls.crt` and `tls.key`: give the one that counts such a name, or point at it with `secretRef.key`",
+        ),
+    );
+    // One that another type reads.
+    check(
+        "aws",
+        &[TOKEN],
+        Some(
+            "t.yaml:6:14: secret `default/aws` has no key that `ldap` reads; it has `AWS_ACCESS_KEY_ID`; `ldap` reads `username`, `password`, `url`, `ca.crt`, `tls.crt`, `tls.key` and `token`: give the one that counts such a name, or point at it with `secretRef.key`",
+        ),
+    );
+    check("aws", &[SecretKey(&["AWS_ACCESS_KEY_ID"])], None);
+    check("token", &[TOKEN], None);
+}
+
+#[test]
+fn a_whole_secret_of_which_nothing_was_used_is_told() {
+    let spec = |name: &str| format!("  type: smtp\n  secretRef: {{name: {name}}}\n");
+    let resolved = resolve(&spec("token"));
+    assert_eq!(
+        resolved.unread().map(said).unwrap(),
+        "t.yaml:6:14: secret `default/token` has no key that `smtp` reads with these settings; it has `bearer`; name the one that counts with `secretRef.key`, or call them `username` and `password`"
+    );
+    assert_eq!(resolved.own_key(TOKEN).unwrap().expose(), "tok-12345");
+    assert_eq!(resolved.unread(), None);
+    // An empty login is none.
+    let unread = resolve(&spec("emptied")).unread().map(said).unwrap();
+    assert!(unread.contains("it has `token` and `user`"), "{unread}");
+    // What every type reads was used.
+    assert_eq!(resolve(&spec("db")).unread(), None);
+    // Not a whole one, and none.
+    let one = "  type: smtp\n  secretRef: {name: db, key: token}\n";
+    assert_eq!(resolve(one).unread(), None);
+    assert_eq!(resolve("  type: smtp\n").unread(), None);
+}
+
+/// Or a secret with that key alone would be told as one without any that is read.
+#[cfg(debug_assertions)]
+#[test]
+#[should_panic(expected = "`host` is read and not declared")]
+fn what_a_type_did_not_declare_it_cannot_read() {
+    resolve("  type: postgres\n  secretRef: {name: db}\n").own_key(SecretKey(&["host"]));
 }
 
 #[test]
@@ -305,7 +377,7 @@ fn what_is_missing_is_named_with_where_it_was_looked_for() {
             "  type: http\n  url: https://$(password)@h/\n  secretRef: {name: empty, namespace: vault}\n"
         ),
         [
-            "t.yaml:7:14: secret `vault/empty` has no keys; name the one that counts with `secretRef.key`, or call them `username` and `password`"
+            "t.yaml:7:14: secret `vault/empty` has no keys; `http` reads `username`, `password`, `url`, `ca.crt`, `tls.crt` and `tls.key`: give the one that counts such a name, or point at it with `secretRef.key`"
         ]
     );
 }
@@ -338,9 +410,22 @@ fn each_secret_is_looked_up_once_for_all_keys_that_are_wanted() {
     let connection = connection(
         "  type: http\n  url: https://h/\n  username: secret://db/u\n  password: secret://db/p\n  secretRef: {name: db, key: k}\n  properties: {x: secret://db/u}\n",
     );
-    let problems = connection.resolve("http", &count).unwrap_err();
+    let problems = connection.resolve("http", &[], &count).unwrap_err();
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert_eq!(*count.0.lock().unwrap(), ["Secret default/db k,p,u"]);
+    // Of a whole one, those that this type reads.
+    let count = Count(Default::default());
+    let connection = self::connection("  type: http\n  secretRef: {name: db}\n");
+    for own_keys in [&[][..], &[TOKEN]] {
+        connection.resolve("http", own_keys, &count).unwrap_err();
+    }
+    assert_eq!(
+        *count.0.lock().unwrap(),
+        [
+            "Secret default/db ca.crt,dsn,password,tls.crt,tls.key,uri,url,user,username",
+            "Secret default/db bearer,ca.crt,dsn,password,tls.crt,tls.key,token,uri,url,user,username",
+        ]
+    );
 }
 
 #[test]
@@ -360,7 +445,7 @@ fn what_is_not_known_yet_is_no_mistake() {
     let spec =
         |properties: &str| format!("  type: http\n  url: https://h/\n  properties: {properties}\n");
     let mistakes = |properties: &str| -> Vec<String> {
-        let partial = connection(&spec(properties)).resolve_partly("http");
+        let partial = connection(&spec(properties)).resolve_partly("http", &[]);
         match partial.resolved.properties.deserialize_all::<Settings>() {
             Ok(_) => Vec::new(),
             Err(errors) => errors
@@ -387,7 +472,7 @@ fn a_partial_knows_what_it_knows() {
     let partial = connection(
         "  type: http\n  url: https://$(name)/\n  username: shop\n  password: secret://x/y\n  clientCert: pem\n  clientKey: secret://x/z\n  properties: {a: secret://x/y}\n",
     )
-    .resolve_partly("http");
+    .resolve_partly("http", &[]);
     assert!(partial.url_is_known);
     assert_eq!(
         partial.resolved.url.as_ref().unwrap().expose(),
@@ -400,7 +485,7 @@ fn a_partial_knows_what_it_knows() {
     let place = &partial.resolved.properties.get("a").unwrap().place;
     assert!(partial.is_unknown_at(place));
 
-    let url_known = |spec: &str| connection(spec).resolve_partly("http").url_is_known;
+    let url_known = |spec: &str| connection(spec).resolve_partly("http", &[]).url_is_known;
     assert!(!url_known(
         "  type: http\n  url: https://$(password)@h/\n  secretRef: {name: db}\n"
     ));
@@ -424,7 +509,9 @@ fn a_partial_knows_what_it_knows() {
 fn without_references_nothing_is_looked_up() {
     let connection = connection("  type: http\n  url: https://h/$(name)\n");
     assert!(!connection.needs_lookup());
-    connection.resolve("http", &Documents::default()).unwrap();
+    connection
+        .resolve("http", &[], &Documents::default())
+        .unwrap();
 }
 
 #[track_caller]

@@ -30,7 +30,9 @@ use crate::sigv4::Keys;
 use self::metadata::{Container, Instance, of_program};
 use self::profile::{Flavour, Login, Mistake, Profiles, Source};
 
-pub(crate) use self::given::{AssumeRole, Given, Written};
+pub(crate) use self::given::{
+    ACCESS_KEY, AssumeRole, CREDENTIALS, Given, SECRET_KEY, SESSION_TOKEN, Written,
+};
 pub(crate) use self::signer::{SigV4Settings, Signer};
 pub(crate) use self::sts::{Sts, Talk};
 

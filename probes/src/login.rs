@@ -8,7 +8,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use conncheck_config::{Field, Secret};
+use conncheck_config::{Field, Secret, SecretKey};
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
@@ -25,6 +25,12 @@ use crate::http::{Client, Request, Response, target};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid};
 use crate::schema::written;
+
+/// The keys of a whole secret, as they are called in the field.
+pub(crate) const TOKEN: SecretKey = SecretKey(&["token", "bearer"]);
+pub(crate) const API_KEY: SecretKey = SecretKey(&["api-key", "apiKey"]);
+pub(crate) const CLIENT_ID: SecretKey = SecretKey(&["clientID", "client-id"]);
+pub(crate) const CLIENT_SECRET: SecretKey = SecretKey(&["clientSecret", "client-secret"]);
 
 /// The settings of a type over HTTP that say who we are.
 #[derive(Debug, Default)]
@@ -281,10 +287,7 @@ impl Given {
     /// value of `apiKeyHeader`, the password of a `username` that has none, or else a bearer token.
     fn new(access: Access<'_>, url: &Location, settings: &LoginSettings) -> Result<Self, Invalid> {
         let resolved = access.resolved();
-        let other = |names: &[&str]| {
-            let named = names.iter().find_map(|name| resolved.others.get(*name));
-            named.cloned()
-        };
+        let own = |key: SecretKey| resolved.own_key(key).cloned();
         let username = access.username(url.username.as_deref());
         let mut password =
             (resolved.password.clone()).or_else(|| url.password.as_deref().map(Secret::new));
@@ -295,13 +298,16 @@ impl Given {
             .oauth
             .as_ref()
             .is_some_and(|oauth| oauth.client_secret.is_none());
-        let client_secret =
-            take_key(wants_secret).or_else(|| other(&["clientSecret", "client-secret"]));
+        let client_secret = match wants_secret {
+            true => take_key(true).or_else(|| own(CLIENT_SECRET)),
+            false => None,
+        };
         let api_key = match &settings.api_key_header {
             None => None,
             Some(Name(name)) => {
                 let value = take_key(true)
-                    .or_else(|| other(&["api-key", "apiKey", "token"]))
+                    .or_else(|| own(API_KEY))
+                    .or_else(|| own(TOKEN))
                     .or_else(|| {
                         if username.is_none() {
                             password.take()
@@ -333,11 +339,7 @@ impl Given {
             KeyIs::BearerToken => None,
             KeyIs::ElasticApiKey => take_key(true).or_else(|| {
                 let has_login = basic.is_some() || settings.bearer.is_some();
-                if has_login {
-                    None
-                } else {
-                    other(&["api-key", "apiKey"])
-                }
+                if has_login { None } else { own(API_KEY) }
             }),
         };
         let bearer = match (take_key(true), &settings.bearer) {
@@ -356,10 +358,10 @@ impl Given {
             // An API key without a header to be sent in is a token, as with a single key.
             (None, None) if settings.key_is == KeyIs::ElasticApiKey => match elastic_api_key {
                 Some(_) => None,
-                None => other(&["token", "bearer"]),
+                None => own(TOKEN),
             },
             (None, None) if api_key.is_none() && settings.oauth.is_none() => {
-                other(&["token", "bearer", "api-key", "apiKey"])
+                own(TOKEN).or_else(|| own(API_KEY))
             }
             (None, None) => None,
         };
@@ -494,12 +496,7 @@ impl OAuth {
             .map_err(|error| invalid(&format!("bad `oauth.tokenURL`: {error}")))?;
         let client_id = settings
             .client_id
-            .or_else(|| {
-                let others = &access.resolved().others;
-                ["clientID", "client-id"]
-                    .iter()
-                    .find_map(|name| others.get(*name).cloned())
-            })
+            .or_else(|| access.resolved().own_key(CLIENT_ID).cloned())
             .ok_or_else(|| invalid("`oauth` has no `clientID`"))?;
         let client_secret = settings
             .client_secret

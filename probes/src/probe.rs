@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use conncheck_config::{Field, NodeError, Place, Resolved, Secret, Trust};
+use conncheck_config::{Field, NodeError, Place, Resolved, Secret, SecretKey, Trust, Unresolved};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
@@ -23,6 +23,11 @@ pub trait ProbeType: Sized + Send + Sync + 'static {
     /// The reasons this type can give beside those that every type can. Their counters are exported
     /// from the start.
     const FURTHER_REASONS: &'static [Reason];
+
+    /// The keys of a whole secret that this type reads beside those that every type does
+    /// ([`COMMON_KEYS`](conncheck_config::COMMON_KEYS)): no other is to be had by
+    /// [`Resolved::own_key`].
+    const SECRET_KEYS: &'static [SecretKey] = &[];
 
     /// Reads a definition. Pure: no clock, no network, and files only through [`Access::file`].
     fn new(access: Access<'_>, settings: Self::Settings) -> Result<Self, Invalid>;
@@ -85,6 +90,15 @@ pub struct Invalid {
 }
 
 impl Invalid {
+    /// What a secret lacks, as a mistake of the definition that refers to it.
+    pub fn unresolved(unresolved: Unresolved) -> Self {
+        Self {
+            place: unresolved.place,
+            message: unresolved.message,
+            hint: unresolved.hint,
+        }
+    }
+
     /// Adds the way out.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -306,6 +320,9 @@ pub(crate) fn build<P: ProbeType>(
             .map_err(|invalid| vec![invalid])?;
     }
     let probe = P::new(access, settings).map_err(|invalid| vec![invalid])?;
+    if let Some(unread) = resolved.unread() {
+        return Err(vec![Invalid::unresolved(unread.clone())]);
+    }
     Ok(Arc::new(Typed {
         endpoint: probe.endpoint(),
         scrubber: Scrubber::new(resolved.secrets.iter().chain(probe.secrets())),

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use conncheck_config::{Loaded, Loader, Secret, Trust, Unresolved};
+use conncheck_config::{Loaded, Loader, Resolved, Secret, Trust, Unresolved};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -82,12 +82,20 @@ fn build_as_on(
     spec: &str,
     secret: &[(&str, &str)],
 ) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
+    let resolved = resolve(trust, ty, spec, secret).unwrap_or_else(|missing| panic!("{missing:?}"));
+    crate::types::find(ty).unwrap().build(&resolved, files)
+}
+
+/// What a `spec` of a type comes to with the secret.
+pub(crate) fn resolve(
+    trust: Trust,
+    ty: &str,
+    spec: &str,
+    secret: &[(&str, &str)],
+) -> Result<Resolved, Vec<Unresolved>> {
     let loaded = load(trust, ty, spec, secret);
     let info = crate::types::find(ty).unwrap();
-    let resolved = loaded.connections[0]
-        .resolve(info.name, &loaded.documents)
-        .unwrap_or_else(|missing: Vec<Unresolved>| panic!("{missing:?}"));
-    info.build(&resolved, files)
+    info.resolve(&loaded.connections[0], &loaded.documents)
 }
 
 /// The probe of a `spec`, or what is wrong with it first, with the way out in brackets.
@@ -110,17 +118,15 @@ pub(crate) fn check_refused(res: Result<Arc<dyn Probe>, Vec<Invalid>>, expected:
 
 /// What a type makes of a `spec`.
 pub(crate) fn with_access<T>(ty: &str, spec: &str, make: impl FnOnce(&Access<'_>) -> T) -> T {
-    let loaded = load(Trust::Local, ty, spec, &[]);
-    let resolved = loaded.connections[0]
-        .resolve(ty, &loaded.documents)
-        .unwrap_or_else(|missing: Vec<Unresolved>| panic!("{missing:?}"));
+    let resolved =
+        resolve(Trust::Local, ty, spec, &[]).unwrap_or_else(|missing| panic!("{missing:?}"));
     make(&Access::new(&resolved, &NoFiles))
 }
 
 /// The same as far as it is known without any secret.
 pub(crate) fn build_partly(ty: &str, spec: &str) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
     let info = crate::types::find(ty).unwrap();
-    let partial = load(Trust::Local, ty, spec, &[]).connections[0].resolve_partly(info.name);
+    let partial = info.resolve_partly(&load(Trust::Local, ty, spec, &[]).connections[0]);
     info.build(&partial.resolved, &NoFiles)
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use conncheck_config::Resolved;
+use conncheck_config::{Connection, Lookup, Partial, Resolved, SecretKey, Unresolved};
 use schemars::Schema;
 
 use crate::outcome::Reason;
@@ -27,6 +27,8 @@ pub struct TypeInfo {
     pub feature: Option<&'static str>,
     /// The reasons it can give.
     pub reasons: &'static [Reason],
+    /// The keys of a whole secret that it reads beside those that every type does.
+    pub secret_keys: &'static [SecretKey],
     driver: Option<Driver>,
 }
 
@@ -74,15 +76,16 @@ macro_rules! types {
             let mut feature: Option<&'static str> = None;
             $(feature = Some($feature);)?
             #[allow(unused_variables)]
-            let left_out: (&'static [Reason], Option<Driver>) = (&[], None);
+            let left_out: (&'static [Reason], &'static [SecretKey], Option<Driver>) = (&[], &[], None);
             $(#[cfg(feature = $feature)])?
-            let left_out: (&'static [Reason], Option<Driver>) = (
+            let left_out: (&'static [Reason], &'static [SecretKey], Option<Driver>) = (
                 {
                     use crate::probe::ProbeType;
                     const FURTHER: &[Reason] = <$module::$ty as ProbeType>::FURTHER_REASONS;
                     static REASONS: [Reason; COMMON_REASONS.len() + FURTHER.len()] = with_common(FURTHER);
                     &REASONS
                 },
+                <$module::$ty as crate::probe::ProbeType>::SECRET_KEYS,
                 Some((
                     crate::probe::build::<$module::$ty>,
                     check_settings::<$module::$ty>,
@@ -95,7 +98,8 @@ macro_rules! types {
                 url_schemes: &[$($scheme),*],
                 feature,
                 reasons: left_out.0,
-                driver: left_out.1,
+                secret_keys: left_out.1,
+                driver: left_out.2,
             }
         }),*];
     };
@@ -289,6 +293,20 @@ pub fn by_scheme(scheme: &str) -> Option<&'static TypeInfo> {
 }
 
 impl TypeInfo {
+    /// Looks up what a connection of this type refers to, as far as this type reads it.
+    pub fn resolve(
+        &self,
+        connection: &Connection,
+        lookup: &dyn Lookup,
+    ) -> Result<Resolved, Vec<Unresolved>> {
+        connection.resolve(self.name, self.secret_keys, lookup)
+    }
+
+    /// The same without looking anything up.
+    pub fn resolve_partly(&self, connection: &Connection) -> Partial {
+        connection.resolve_partly(self.name, self.secret_keys)
+    }
+
     /// Reads a definition. Pure, but for the files that it names.
     pub fn build(
         &self,
@@ -334,4 +352,171 @@ fn check_settings<P: crate::probe::ProbeType>(resolved: &Resolved) -> Vec<Invali
 
 fn settings_schema<P: crate::probe::ProbeType>() -> Schema {
     crate::schema::of_settings::<P::Settings>()
+}
+
+#[cfg(all(test, feature = "all"))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use conncheck_config::{COMMON_KEYS, Trust};
+
+    use super::*;
+    use crate::testing::{build, check_refused, resolve};
+
+    const WHOLE: &str = "secretRef: {name: login}\n";
+
+    /// Neither a token nor a name may have it in it.
+    const BROKEN: &str = "a\u{1}b c";
+    const KUBECONFIG: &str = "\
+        {current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
+        clusters: [{name: c, cluster: {server: 'https://h'}}], users: [{name: u, user: {token: t}}]}";
+    const FILE: &str = "[default]\naws_access_key_id=AKIA1\naws_secret_access_key=s3cr3t-1\n";
+    const GOOGLES: &str = r#"{"type": "authorized_user", "client_id": "1", "client_secret": "s", "refresh_token": "r"}"#;
+
+    /// How one sees that a key is read.
+    struct Row {
+        types: &'static [&'static str],
+        key: &'static str,
+        spec: &'static str,
+        /// What else the secret holds.
+        beside: &'static [(&'static str, &'static str)],
+        good: &'static str,
+        /// With this value, or without any, the definition is refused.
+        bad: Option<&'static str>,
+    }
+
+    const fn row(
+        types: &'static [&'static str],
+        key: &'static str,
+        spec: &'static str,
+        beside: &'static [(&'static str, &'static str)],
+        good: &'static str,
+        bad: Option<&'static str>,
+    ) -> Row {
+        Row {
+            types,
+            key,
+            spec,
+            beside,
+            good,
+            bad,
+        }
+    }
+
+    #[rustfmt::skip]
+    const ROWS: &[Row] = &[
+        row(&["http", "prometheus", "webhook", "elastic"], "token", "url: http://h", &[], "t", Some(BROKEN)),
+        row(&["http", "prometheus", "webhook", "elastic"], "api-key", "url: http://h", &[], "t", Some(BROKEN)),
+        row(&["http", "prometheus", "webhook"], "clientID",
+            "properties: {oauth: {tokenURL: 'http://h', clientSecret: s}}", &[("url", "http://h")], "c", None),
+        row(&["http", "prometheus", "webhook"], "clientSecret",
+            "properties: {oauth: {tokenURL: 'http://h', clientID: c}}", &[("url", "http://h")], "s", None),
+        row(&["http"], "AWS_ACCESS_KEY_ID", "url: http://h\nproperties: {awsSigV4: {service: s3, region: r}}",
+            &[("password", "s")], "AKIA1", Some(BROKEN)),
+        row(&["http"], "AWS_SECRET_ACCESS_KEY", "url: http://h\nproperties: {awsSigV4: {service: s3, region: r}}",
+            &[("username", "AKIA1")], "s", Some(BROKEN)),
+        row(&["http"], "AWS_SESSION_TOKEN", "url: http://h\nproperties: {awsSigV4: {service: s3, region: r}}",
+            &[("username", "AKIA1"), ("password", "s")], "t", Some(BROKEN)),
+        row(&["http"], "credentials", "url: http://h\nproperties: {awsSigV4: {service: s3, region: r}}",
+            &[], FILE, Some(BROKEN)),
+        row(&["aws"], "AWS_ACCESS_KEY_ID", "", &[("password", "s")], "AKIA1", Some(BROKEN)),
+        row(&["aws"], "AWS_SECRET_ACCESS_KEY", "", &[("username", "AKIA1")], "s", Some(BROKEN)),
+        row(&["aws"], "AWS_SESSION_TOKEN", "", &[("username", "AKIA1"), ("password", "s")], "t", Some(BROKEN)),
+        row(&["aws"], "credentials", "", &[], FILE, Some(BROKEN)),
+        row(&["azure"], "clientID", "properties: {tenantID: t.test}", &[("password", "s")], "c", None),
+        row(&["azure"], "clientSecret", "properties: {tenantID: t.test, credential: clientSecret}",
+            &[("username", "c")], "s", None),
+        row(&["azure"], "tenantID", "", &[("username", "c"), ("password", "s")], "t.test", None),
+        row(&["gcp"], "credentials", "", &[], GOOGLES, Some("{}")),
+        row(&["kubernetes"], "kubeconfig", "", &[], KUBECONFIG, Some("{x: 1}")),
+        row(&["kubernetes"], "token", "url: https://h", &[], "t", Some(BROKEN)),
+        row(&["smtp"], "token", "url: smtps://h\nusername: u\nproperties: {auth: XOAUTH2}", &[], "t", Some(BROKEN)),
+    ];
+
+    /// A key that is declared and not read would make a secret look as if it brought a login.
+    #[test]
+    fn every_type_reads_the_keys_that_it_declares() {
+        let mut seen = 0;
+        for info in all() {
+            for key in info.secret_keys {
+                let row = ROWS
+                    .iter()
+                    .find(|row| row.types.contains(&info.name) && row.key == key.name())
+                    .unwrap_or_else(|| panic!("no row for `{}` of `{}`", key.name(), info.name));
+                seen += 1;
+                for name in key.0 {
+                    let with = |value: Option<&'static str>| {
+                        let mut secret = row.beside.to_vec();
+                        secret.extend(value.map(|value| (*name, value)));
+                        build(info.name, &format!("{WHOLE}{}", row.spec), &secret)
+                    };
+                    if let Err(mistakes) = with(Some(row.good)) {
+                        panic!("`{name}` of `{}`: {mistakes:?}", info.name);
+                    }
+                    assert!(with(row.bad).is_err(), "`{name}` of `{}`", info.name);
+                }
+            }
+        }
+        let rows: usize = ROWS.iter().map(|row| row.types.len()).sum();
+        assert_eq!(seen, rows, "a row for a key that is not declared");
+    }
+
+    /// Where anybody is let in, such a connection would be up.
+    #[test]
+    fn a_secret_with_the_keys_of_other_types_is_of_no_use() {
+        let names = |key: &SecretKey| key.0.iter().copied();
+        let every: BTreeSet<&str> = all()
+            .iter()
+            .flat_map(|info| info.secret_keys.iter().flat_map(names))
+            .collect();
+        for info in all() {
+            let own: BTreeSet<&str> = info.secret_keys.iter().flat_map(names).collect();
+            let others: Vec<(&str, &str)> = every
+                .difference(&own)
+                .map(|name| (*name, "v4lu3"))
+                .collect();
+            let unresolved = resolve(Trust::Local, info.name, WHOLE, &others).err();
+            let unresolved = &unresolved.expect(info.name)[0];
+            let expected = format!(
+                "secret `default/login` has no key that `{}` reads; it has ",
+                info.name
+            );
+            assert!(unresolved.message.starts_with(&expected), "{unresolved:?}");
+            let hint = unresolved.hint.as_ref().unwrap();
+            for key in COMMON_KEYS.iter().chain(info.secret_keys) {
+                assert!(hint.contains(&format!("`{}`", key.name())), "{hint}");
+            }
+            assert!(!format!("{}{hint}", unresolved.message).contains("v4lu3"));
+            // With one of its own it is of use.
+            for name in own {
+                let mut secret = others.clone();
+                secret.push((name, "v4lu3"));
+                resolve(Trust::Local, info.name, WHOLE, &secret).unwrap();
+            }
+        }
+    }
+
+    /// The type would read the key, and these settings do not.
+    #[test]
+    fn a_secret_of_which_nothing_is_used_is_a_mistake() {
+        for (ty, spec, key) in [
+            ("smtp", "url: smtp://h", "token"),
+            ("http", "url: http://h", "AWS_ACCESS_KEY_ID"),
+            ("http", "url: http://h", "clientSecret"),
+            ("webhook", "url: http://h", "clientID"),
+            (
+                "http",
+                "url: http://h\nproperties: {oauth: {tokenURL: 'http://h', clientID: c, clientSecret: s}}",
+                "token",
+            ),
+        ] {
+            let res = build(ty, &format!("{WHOLE}{spec}"), &[(key, "v4lu3")]);
+            check_refused(
+                res,
+                &format!(
+                    "secret `default/login` has no key that `{ty}` reads with these settings; it has `{key}`"
+                ),
+            );
+        }
+    }
 }

@@ -360,9 +360,7 @@ fn probe(spec: &serde_json::Value) -> Arc<dyn Probe> {
     loader.add("bench.yaml", &document.to_string(), Trust::Local);
     let info = types::find(spec["type"].as_str().unwrap()).unwrap();
     let connection = loader.finish().connections.remove(0);
-    let resolved = connection
-        .resolve(info.name, &Documents::default())
-        .unwrap();
+    let resolved = info.resolve(&connection, &Documents::default()).unwrap();
     info.build(&resolved, &NoFiles).unwrap()
 }
 

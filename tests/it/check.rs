@@ -92,8 +92,8 @@ pub(crate) fn probe_on(files: &dyn Files, lookup: &dyn Lookup, spec: &Value) -> 
     let connection = connection(spec);
     let name = spec["type"].as_str().expect("a type");
     let info = types::find(name).expect("a known type");
-    let resolved = connection
-        .resolve(info.name, lookup)
+    let resolved = info
+        .resolve(&connection, lookup)
         .unwrap_or_else(|unresolved| panic!("{unresolved:?}"));
     info.build(&resolved, files)
         .unwrap_or_else(|invalid| panic!("{invalid:?}"))

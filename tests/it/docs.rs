@@ -1,7 +1,8 @@
 //! What the README says is so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use conncheck_config::{COMMON_KEYS, SecretKey};
 use conncheck_probes::{Phase, Reason, types};
 use conncheck_rig::prometheus;
 use serde_json::json;
@@ -13,6 +14,7 @@ crate::trials![
     every_metric_is_in_the_readme_and_none_is_invented,
     every_type_and_its_properties_are_in_the_readme,
     every_reason_and_phase_is_in_the_readme,
+    every_key_of_a_whole_secret_is_in_the_readme,
     every_sample_is_valid,
     every_form_and_block_of_the_readme_loads,
     the_readme_s_own_examples_are_valid,
@@ -146,6 +148,42 @@ fn every_reason_and_phase_is_in_the_readme() {
     }
     let count = Reason::ALL.len();
     assert_eq!(count, 19, "the README says nineteen");
+}
+
+fn every_key_of_a_whole_secret_is_in_the_readme() {
+    let readme = readme();
+    let table = &readme[readme
+        .find("\n| type | keys of a whole secret |\n")
+        .unwrap()..];
+    let table = &table[..table.find("\n\n").unwrap_or(table.len())];
+    let mut told: BTreeMap<&str, Vec<Vec<&str>>> = BTreeMap::new();
+    for line in table.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [ty, keys] = cells[..] else {
+            panic!("{line}");
+        };
+        let keys = keys.split(';').map(named).collect();
+        let twice = told.insert(ty.trim_matches('`'), keys);
+        assert_eq!(twice, None, "{ty}");
+    }
+    let names = |keys: &[SecretKey]| keys.iter().map(|key| key.0.to_vec()).collect::<Vec<_>>();
+    assert_eq!(told.remove("every type"), Some(names(&COMMON_KEYS)));
+    let of_aws = told["aws"].clone();
+    for info in types::all() {
+        let mut keys = told.remove(info.name).unwrap_or_default();
+        if let Some(at) = keys.iter().position(|names| names == &["aws"]) {
+            keys.splice(at..=at, of_aws.clone());
+        }
+        assert_eq!(keys, names(info.secret_keys), "{}", info.name);
+    }
+    assert!(told.is_empty(), "no type: {told:?}");
+}
+
+/// What stands in backticks, but for the settings that a key depends on.
+fn named(text: &str) -> Vec<&str> {
+    let is_setting = |name: &&str| ["oauth", "awsSigV4", "auth: XOAUTH2"].contains(name);
+    let names = text.split('`').skip(1).step_by(2);
+    names.filter(|name| !is_setting(name)).collect()
 }
 
 fn every_sample_is_valid() {

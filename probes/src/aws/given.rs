@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use conncheck_config::{Field, Secret};
+use conncheck_config::{Field, Secret, SecretKey};
 use schemars::json_schema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
@@ -107,27 +107,29 @@ pub(crate) struct Given {
 }
 
 /// The keys of a whole secret, as they are called in the field.
-const ACCESS_KEY: [&str; 5] = [
+pub(crate) const ACCESS_KEY: SecretKey = SecretKey(&[
     "AWS_ACCESS_KEY_ID",
     "aws_access_key_id",
     "accessKeyId",
     "accessKey",
     "access-key",
-];
-const SECRET_KEY: [&str; 6] = [
+]);
+pub(crate) const SECRET_KEY: SecretKey = SecretKey(&[
     "AWS_SECRET_ACCESS_KEY",
     "aws_secret_access_key",
     "secretAccessKey",
     "secretKey",
     "secret-access-key",
     "secret-key",
-];
-const SESSION_TOKEN: [&str; 4] = [
+]);
+pub(crate) const SESSION_TOKEN: SecretKey = SecretKey(&[
     "AWS_SESSION_TOKEN",
     "aws_session_token",
     "sessionToken",
     "session-token",
-];
+]);
+/// The text of a credentials file.
+pub(crate) const CREDENTIALS: SecretKey = SecretKey(&["credentials"]);
 
 impl Given {
     /// Reads secret, `spec`, properties and the user-info of the URL.
@@ -139,11 +141,10 @@ impl Given {
     ) -> Result<Self, Invalid> {
         let keys = Halves::of(access, &written, username, password)?;
         let (keys, key) = keys.together(access)?;
-        let others = &access.resolved().others;
         let file = match key {
             Some(key) => Some(key),
             // A secret with keys may have a file beside them, for others.
-            None if keys.is_none() => others.get("credentials").cloned(),
+            None if keys.is_none() => access.resolved().own_key(CREDENTIALS).cloned(),
             None => None,
         };
         let role = written.role.map(|role| {
@@ -184,10 +185,7 @@ impl Halves {
         password: Option<&str>,
     ) -> Result<Self, Invalid> {
         let resolved = access.resolved();
-        let other = |names: &[&str]| {
-            let named = names.iter().find_map(|name| resolved.others.get(*name));
-            named.cloned()
-        };
+        let own = |key: SecretKey| resolved.own_key(key).cloned();
         // The secret wins over `spec`, and that over the URL.
         let one = |secret: Option<Secret>,
                    field: &Option<Secret>,
@@ -206,14 +204,14 @@ impl Halves {
             }
         };
         let access_key = one(
-            other(&ACCESS_KEY),
+            own(ACCESS_KEY),
             &resolved.username,
             &written.access_key,
             ["username", "accessKey"],
         )?
         .or_else(|| username.map(Secret::new));
         let mut secret_key = one(
-            other(&SECRET_KEY),
+            own(SECRET_KEY),
             &resolved.password,
             &written.secret_key,
             ["password", "secretKey"],
@@ -227,7 +225,7 @@ impl Halves {
         Ok(Self {
             access_key,
             secret_key,
-            session_token: other(&SESSION_TOKEN).or_else(|| written.session_token.clone()),
+            session_token: own(SESSION_TOKEN).or_else(|| written.session_token.clone()),
             key,
         })
     }

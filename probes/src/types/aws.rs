@@ -9,13 +9,15 @@
 //!
 //! Single sign-on is refused by name: it takes a person and a browser.
 
-use conncheck_config::{Field, Secret};
+use conncheck_config::{Field, Secret, SecretKey};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
 use crate::attempt::Attempt;
-use crate::aws::{AssumeRole, Given, Identity, Sts, Written};
+use crate::aws::{
+    ACCESS_KEY, AssumeRole, CREDENTIALS, Given, Identity, SECRET_KEY, SESSION_TOKEN, Sts, Written,
+};
 use crate::cause::Cause;
 use crate::http::{endpoint_of, target};
 use crate::outcome::{Failure, Phase, Reason};
@@ -60,6 +62,8 @@ impl ProbeType for Aws {
     type Settings = Settings;
 
     const FURTHER_REASONS: &'static [Reason] = &[Reason::Permission, Reason::HttpStatus];
+
+    const SECRET_KEYS: &'static [SecretKey] = &[ACCESS_KEY, SECRET_KEY, SESSION_TOKEN, CREDENTIALS];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let options =

@@ -21,7 +21,7 @@ mod credential;
 
 use std::time::Duration;
 
-use conncheck_config::{Field, Secret};
+use conncheck_config::{Field, Secret, SecretKey};
 use http::header::{self, HeaderMap, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -30,12 +30,12 @@ use url::Url;
 use crate::attempt::{Address, Attempt};
 use crate::cause::Cause;
 use crate::http::{Client, Request, Response, below, endpoint_of};
-use crate::login::granted;
+use crate::login::{CLIENT_ID, CLIENT_SECRET, granted};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
 use crate::tls::TlsOptions;
 
-use self::credential::{Application, Authority, Credential, Identity};
+use self::credential::{Application, Authority, Credential, Identity, TENANT_ID};
 
 /// How long a metadata service that may not be there is waited for, as Azure's own clients do: outside
 /// of Azure what is sent to it gets lost in silence.
@@ -134,6 +134,8 @@ impl ProbeType for Azure {
 
     const FURTHER_REASONS: &'static [Reason] =
         &[Reason::Permission, Reason::NotFound, Reason::HttpStatus];
+
+    const SECRET_KEYS: &'static [SecretKey] = &[CLIENT_ID, CLIENT_SECRET, TENANT_ID];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let options = TlsOptions {

@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use conncheck_config::{Field, Secret, urls};
+use conncheck_config::{Field, Secret, SecretKey, urls};
 use http::{HeaderName, StatusCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -26,7 +26,7 @@ use url::Url;
 use crate::attempt::Attempt;
 use crate::cause::Cause;
 use crate::http::{Request, Response, below};
-use crate::login::{Headers, KeyIs, LoginSettings};
+use crate::login::{API_KEY, Headers, KeyIs, LoginSettings, TOKEN};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
 use crate::schema::{words, written};
@@ -83,6 +83,8 @@ impl ProbeType for Elastic {
         Reason::HttpStatus,
         Reason::Assertion,
     ];
+
+    const SECRET_KEYS: &'static [SecretKey] = &[API_KEY, TOKEN];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let index = settings.index.as_deref().map(str::trim);

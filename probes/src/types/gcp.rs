@@ -19,7 +19,7 @@ mod answer;
 mod credentials;
 mod source;
 
-use conncheck_config::{Field, Secret};
+use conncheck_config::{Field, Secret, SecretKey};
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
@@ -34,7 +34,7 @@ use crate::login::Scope;
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
 
-use self::credentials::{Credential, GOOGLE, Given};
+use self::credentials::{CREDENTIAL, Credential, GOOGLE, Given};
 use self::source::{Shown, Token};
 
 /// `spec.properties` of a Google Cloud connection.
@@ -71,6 +71,8 @@ impl ProbeType for Gcp {
 
     const FURTHER_REASONS: &'static [Reason] =
         &[Reason::Permission, Reason::NotFound, Reason::HttpStatus];
+
+    const SECRET_KEYS: &'static [SecretKey] = &[CREDENTIAL];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let invalid = |message: &str| access.invalid(Field::Properties, message);

@@ -11,7 +11,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use conncheck_config::{Field, Secret};
+use conncheck_config::{Field, Secret, SecretKey};
 use http::{Method, StatusCode};
 use regex::{Regex, RegexBuilder};
 use schemars::{JsonSchema, json_schema};
@@ -21,10 +21,12 @@ use serde_json::Value;
 use serde_json_path::JsonPath;
 
 use crate::attempt::Attempt;
-use crate::aws::SigV4Settings;
+use crate::aws::{ACCESS_KEY, CREDENTIALS, SECRET_KEY, SESSION_TOKEN, SigV4Settings};
 use crate::cause::Cause;
 use crate::http::{Request, RequestMethod, Response, body_of};
-use crate::login::{Headers, LoginSettings, Name, OAuthSettings};
+use crate::login::{
+    API_KEY, CLIENT_ID, CLIENT_SECRET, Headers, LoginSettings, Name, OAuthSettings, TOKEN,
+};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
 use crate::schema::written;
@@ -88,6 +90,17 @@ impl ProbeType for Http {
 
     const FURTHER_REASONS: &'static [Reason] =
         &[Reason::Permission, Reason::HttpStatus, Reason::Assertion];
+
+    const SECRET_KEYS: &'static [SecretKey] = &[
+        TOKEN,
+        API_KEY,
+        CLIENT_ID,
+        CLIENT_SECRET,
+        ACCESS_KEY,
+        SECRET_KEY,
+        SESSION_TOKEN,
+        CREDENTIALS,
+    ];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let url = access.url()?.expose();

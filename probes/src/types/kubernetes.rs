@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use conncheck_config::{Field, Secret};
+use conncheck_config::{Field, Secret, SecretKey};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use jiff::Timestamp;
@@ -32,7 +32,7 @@ use url::Url;
 use crate::attempt::Attempt;
 use crate::cause::Cause;
 use crate::http::{Client, Conversation, Proxy, Request, Response, endpoint_of, shown, target};
-use crate::login::{basic, bearer, encoded, expiry_of, has_ended, sendable};
+use crate::login::{TOKEN, basic, bearer, encoded, expiry_of, has_ended, sendable};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
 use crate::tls::{Tls, TlsMistake, TlsOptions, TlsPart, Verify};
@@ -42,6 +42,9 @@ use self::kubeconfig::{Kubeconfig, Mistake, User, decoded};
 
 /// Where a pod finds what it needs to talk to its own cluster.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// `value` is what Cluster API calls it.
+const KUBECONFIG: SecretKey = SecretKey(&["kubeconfig", "config", "value"]);
 
 /// `spec.properties` of a Kubernetes connection.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -109,6 +112,8 @@ impl ProbeType for Kubernetes {
     type Settings = Settings;
 
     const FURTHER_REASONS: &'static [Reason] = &[Reason::Permission, Reason::HttpStatus];
+
+    const SECRET_KEYS: &'static [SecretKey] = &[KUBECONFIG, TOKEN];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         Definition::read(access, settings)?.build()
@@ -705,13 +710,9 @@ impl<'a> Definition<'a> {
                 Meaning::Kubeconfig | Meaning::Path => kubeconfig = Some(key),
             },
         }
-        // `value` is what Cluster API calls it.
-        let whole = ["kubeconfig", "config", "value"]
-            .iter()
-            .find_map(|name| resolved.others.get(*name));
-        kubeconfig = kubeconfig.or_else(|| whole.cloned());
+        kubeconfig = kubeconfig.or_else(|| resolved.own_key(KUBECONFIG).cloned());
         if kubeconfig.is_none() {
-            token = token.or_else(|| resolved.others.get("token").cloned());
+            token = token.or_else(|| resolved.own_key(TOKEN).cloned());
         }
         if let Some(property) = property {
             if kubeconfig.is_some() {

@@ -11,7 +11,7 @@
 //! Redirects are followed, as Grafana and the official clients follow them, and the login goes to no
 //! other origin.
 
-use conncheck_config::{Field, Secret};
+use conncheck_config::{Field, Secret, SecretKey};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -20,7 +20,9 @@ use url::Url;
 use crate::attempt::Attempt;
 use crate::cause::Cause;
 use crate::http::{Request, Response, below};
-use crate::login::{Headers, LoginSettings, Name, OAuthSettings};
+use crate::login::{
+    API_KEY, CLIENT_ID, CLIENT_SECRET, Headers, LoginSettings, Name, OAuthSettings, TOKEN,
+};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
 use crate::site::Site;
@@ -57,6 +59,8 @@ impl ProbeType for Prometheus {
 
     const FURTHER_REASONS: &'static [Reason] =
         &[Reason::Permission, Reason::HttpStatus, Reason::Assertion];
+
+    const SECRET_KEYS: &'static [SecretKey] = &[TOKEN, API_KEY, CLIENT_ID, CLIENT_SECRET];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let base = access.url()?.expose();

@@ -23,7 +23,7 @@ use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use conncheck_config::{Field, Secret};
+use conncheck_config::{Field, Secret, SecretKey};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::de::{self, Deserialize, Deserializer};
@@ -33,7 +33,7 @@ use self::reply::{Growing, Reply, Said, judge_beginning};
 use crate::address::{Location, unknown_option};
 use crate::attempt::{Address, Attempt, Stream};
 use crate::cause::Cause;
-use crate::login::{expiry_of, has_ended};
+use crate::login::{TOKEN, expiry_of, has_ended};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
 use crate::schema::{words, written};
@@ -127,6 +127,8 @@ impl ProbeType for Smtp {
     type Settings = Settings;
 
     const FURTHER_REASONS: &'static [Reason] = &[Reason::Permission];
+
+    const SECRET_KEYS: &'static [SecretKey] = &[TOKEN];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let url = access.url()?;
@@ -511,7 +513,7 @@ impl Login {
         let is_token = mechanisms == [Mechanism::Xoauth2];
         let username = access.username(location.username.as_deref());
         let token = match is_token {
-            true => access.resolved().others.get("token").cloned(),
+            true => access.resolved().own_key(TOKEN).cloned(),
             false => None,
         };
         // A secret may hold both, and a password is no token.

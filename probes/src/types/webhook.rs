@@ -9,7 +9,7 @@
 //! With `method` it is fired: one delivery in each attempt, and only a 2xx is right.
 
 use bytes::Bytes;
-use conncheck_config::{Field, Secret};
+use conncheck_config::{Field, Secret, SecretKey};
 use http::{HeaderMap, Method, StatusCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,7 +17,9 @@ use serde::Deserialize;
 use crate::attempt::Attempt;
 use crate::cause::Cause;
 use crate::http::{Request, RequestMethod, Response, body_of};
-use crate::login::{Headers, LoginSettings, Name, OAuthSettings};
+use crate::login::{
+    API_KEY, CLIENT_ID, CLIENT_SECRET, Headers, LoginSettings, Name, OAuthSettings, TOKEN,
+};
 use crate::outcome::{Failure, Phase, Reason};
 use crate::probe::{Access, Invalid, ProbeType};
 use crate::site::Site;
@@ -63,6 +65,8 @@ impl ProbeType for Webhook {
 
     const FURTHER_REASONS: &'static [Reason] =
         &[Reason::Permission, Reason::NotFound, Reason::HttpStatus];
+
+    const SECRET_KEYS: &'static [SecretKey] = &[TOKEN, API_KEY, CLIENT_ID, CLIENT_SECRET];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
         let url = access.url()?.expose();

@@ -60,9 +60,9 @@ fn type_of(connection: &Connection) -> Option<&'static TypeInfo> {
 }
 
 fn build(connection: &Connection, info: &TypeInfo) {
-    let partial = connection.resolve_partly(info.name);
+    let partial = info.resolve_partly(connection);
     judge(info, &partial.resolved);
-    match connection.resolve(info.name, &Everything) {
+    match info.resolve(connection, &Everything) {
         Ok(resolved) => judge(info, &resolved),
         Err(unresolved) => drop(format!("{unresolved:?}")),
     }

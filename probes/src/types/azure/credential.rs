@@ -3,7 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use conncheck_config::{Field, Secret, Trust};
+use conncheck_config::{Field, Secret, SecretKey, Trust};
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
@@ -14,13 +14,16 @@ use crate::address::Location;
 use crate::cause::Cause;
 use crate::http::{Request, Response, below, endpoint_of, target};
 use crate::jwt;
-use crate::login::{expiry_of, form_encoded};
+use crate::login::{CLIENT_ID, CLIENT_SECRET, expiry_of, form_encoded};
 use crate::outcome::Reason;
 use crate::probe::{Access, Invalid};
 use crate::tls::{Tls, TlsOptions, TlsPart};
 
 use super::aadsts;
 use super::{Choice, Settings, is_guid};
+
+/// As it is called in secrets; the other two are OAuth's.
+pub(super) const TENANT_ID: SecretKey = SecretKey(&["tenantID", "tenant-id"]);
 
 /// For how long an assertion of ours is good, seconds.
 const ASSERTED: i64 = 600;
@@ -332,10 +335,7 @@ impl Given {
         authority: &Authority,
     ) -> Result<Self, Invalid> {
         let resolved = access.resolved();
-        let other = |names: [&str; 2]| {
-            let found = names.iter().find_map(|name| resolved.others.get(*name));
-            found.map(Secret::trimmed)
-        };
+        let own = |key: SecretKey| resolved.own_key(key).map(Secret::trimmed);
         let username = access.username(None);
         if let (Some(id), Some(username)) = (&settings.client_id, &username)
             && id.trimmed().expose() != username.expose()
@@ -349,16 +349,16 @@ impl Given {
         }
         let client_id = (settings.client_id.as_ref().map(Secret::trimmed))
             .or(username)
-            .or_else(|| other(["clientID", "client-id"]))
+            .or_else(|| own(CLIENT_ID))
             .or_else(|| authority.username.clone());
         let tenant = settings
             .tenant_id
             .as_ref()
             .map(|tenant| tenant.trim().to_owned());
-        let of_secret = || other(["tenantID", "tenant-id"]).map(|id| id.expose().to_owned());
+        let of_secret = || own(TENANT_ID).map(|id| id.expose().to_owned());
         let secret = (resolved.key.clone())
             .or_else(|| resolved.password.clone())
-            .or_else(|| other(["clientSecret", "client-secret"]))
+            .or_else(|| own(CLIENT_SECRET))
             .or_else(|| authority.password.clone());
         Ok(Self {
             tenant: tenant

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use conncheck_config::{Field, Secret, Trust};
+use conncheck_config::{Field, Secret, SecretKey, Trust};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use url::Url;
@@ -29,6 +29,15 @@ use super::source::{
     Federated, Impersonation, Metadata, OfAws, RefreshToken, ServiceAccount, Source, SubjectToken,
     TokenFormat,
 };
+
+/// As it is called in secrets that others have made.
+pub(super) const CREDENTIAL: SecretKey = SecretKey(&[
+    "credentials",
+    "credentials.json",
+    "creds",
+    "key.json",
+    "service-account.json",
+]);
 
 /// The domain of Google's own cloud; sovereign ones have others.
 pub(super) const GOOGLE: &str = "googleapis.com";
@@ -58,19 +67,10 @@ pub(super) enum Given {
 impl Given {
     /// The secret's one value, `credentials` of a whole secret, `password`, or the property.
     pub(super) fn find(access: &Access<'_>, property: Option<Secret>) -> Result<Self, Invalid> {
-        /// As it is called in secrets that others have made.
-        const NAMES: [&str; 5] = [
-            "credentials",
-            "credentials.json",
-            "creds",
-            "key.json",
-            "service-account.json",
-        ];
         let resolved = access.resolved();
-        let whole = NAMES.iter().find_map(|name| resolved.others.get(*name));
         let found = [
             (Field::SecretRef, resolved.key.clone()),
-            (Field::SecretRef, whole.cloned()),
+            (Field::SecretRef, resolved.own_key(CREDENTIAL).cloned()),
             (Field::Password, resolved.password.clone()),
         ];
         let found = found
