@@ -6,7 +6,14 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use conncheck_config::{Loaded, Loader, Resolved, Secret, Trust, Unresolved};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
+use conncheck_config::{
+    Found, Loaded, Loader, Lookup, NotFound, RefKind, Resolved, Secret, Trust, Unresolved,
+};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -20,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::outcome::{Failure, Outcome, Phase, Reason};
-use crate::probe::{Access, Files, Invalid, Probe};
+use crate::probe::{self, Access, Files, Invalid, Probe, ProbeType};
 use crate::{Env, ResolverChoice};
 
 /// Long enough for anything that works.
@@ -150,7 +157,169 @@ fn load(trust: Trust, ty: &str, spec: &str, secret: &[(&str, &str)]) -> Loaded {
 
 /// A text as YAML, whatever is in it.
 pub(crate) fn quoted(text: &str) -> String {
-    serde_json::to_string(text).unwrap()
+    let escape = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        ' '..='~' => c.to_string(),
+        c => format!("\\U{:08X}", u32::from(c)),
+    };
+    format!("\"{}\"", text.chars().map(escape).collect::<String>())
+}
+
+/// A text as it stands in a URL, whatever is in it.
+pub(crate) fn percent_encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// Any name of a user, or password: white space around one is never part of it.
+fn word(never: &'static str) -> impl Strategy<Value = String> {
+    const PIECES: &[&str] = &[
+        "@",
+        ":",
+        "/",
+        "//",
+        "://",
+        "#",
+        "?",
+        "&",
+        "=",
+        ";",
+        ",",
+        "%",
+        "%2",
+        "%41",
+        "%zz",
+        "+",
+        "'",
+        "\"",
+        "\\",
+        " ",
+        "\n",
+        "\r\n",
+        "\t",
+        "\u{1}",
+        "\u{7f}",
+        "\u{85}",
+        "\u{a0}",
+        "\u{feff}",
+        "\u{ffff}",
+        "ü",
+        "u\u{308}",
+        "💥",
+        "$(password)",
+        "{{username}}",
+        "{{- end }}",
+        "$$(",
+        "[",
+        "]",
+        "(",
+        ")",
+        "tcp(h)/",
+        "null",
+    ];
+    let piece = prop_oneof![
+        prop::sample::select(PIECES).prop_map(str::to_owned),
+        "[^\\x00]{1,4}",
+        "[a-z0-9]{1,4}",
+    ];
+    prop::collection::vec(piece, 1..8).prop_map(move |pieces| {
+        let text = pieces.concat().replace(|c| never.contains(c), "");
+        match text.trim() {
+            "" => "x".to_owned(),
+            text => text.to_owned(),
+        }
+    })
+}
+
+/// A login that a secret holds.
+struct Login<'a> {
+    username: &'a str,
+    password: &'a str,
+}
+
+impl Lookup for Login<'_> {
+    fn find(&self, _: RefKind, _: &str, _: &str, _: &[&str]) -> Result<Found, NotFound> {
+        let values = [("username", self.username), ("password", self.password)];
+        Ok(Found {
+            source: "here".to_owned(),
+            values: values
+                .map(|(key, value)| (key.to_owned(), Secret::new(value)))
+                .into(),
+        })
+    }
+
+    fn file(&self, _: &str) -> Result<Secret, NotFound> {
+        Err(NotFound::default())
+    }
+
+    fn env(&self, _: &str) -> Result<Secret, NotFound> {
+        Err(NotFound::default())
+    }
+}
+
+/// Expects type `P` to find any login as it was given: by the templates of `url`, in a URL whose owner
+/// has written it with `by_hand`, and in `spec` beside a URL that has another. `never` are the
+/// characters that a user's name, and a password, cannot have there.
+pub(crate) fn check_logins<P: ProbeType>(
+    ty: &str,
+    url: &str,
+    by_hand: fn(&str) -> String,
+    never: (&'static str, &'static str),
+    login_of: impl Fn(&P) -> (String, String),
+) {
+    let (before, rest) = url.split_once("$(username)").unwrap();
+    let (between, behind) = rest.split_once("$(password)").unwrap();
+    let with_login = |username: &str, password: &str| {
+        let (username, password) = (by_hand(username), by_hand(password));
+        Some(Secret::new(format!(
+            "{before}{username}{between}{password}{behind}"
+        )))
+    };
+    let found = |resolved: &Resolved| {
+        let settings = probe::settings::<P>(resolved).unwrap();
+        login_of(&P::new(Access::new(resolved, &NoFiles), settings).unwrap())
+    };
+    let info = crate::types::find(ty).unwrap();
+    let in_a_secret = format!("url: {}\nsecretRef: {{name: login}}", quoted(url));
+    let in_a_secret = load(Trust::Local, ty, &in_a_secret, &[]);
+    let config = Config {
+        failure_persistence: None,
+        ..Config::default()
+    };
+    TestRunner::new(config)
+        .run(&(word(never.0), word(never.1)), |(username, password)| {
+            let login = Login {
+                username: &username,
+                password: &password,
+            };
+            let mut resolved = info.resolve(&in_a_secret.connections[0], &login).unwrap();
+            // They would win over those of the URL.
+            (resolved.username, resolved.password) = (None, None);
+            let by_template = found(&resolved);
+            resolved.url = with_login(&username, &password);
+            let by_hand = found(&resolved);
+            let in_spec = format!(
+                "url: x\nusername: {}\npassword: {}",
+                quoted(&username),
+                quoted(&password)
+            );
+            let mut resolved = resolve(Trust::Local, ty, &in_spec, &[]).unwrap();
+            resolved.url = with_login("someone", "else");
+            let in_spec = found(&resolved);
+            let login = (username, password);
+            prop_assert_eq!(by_template, login.clone());
+            prop_assert_eq!(by_hand, login.clone());
+            prop_assert_eq!(in_spec, login);
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// The login of a Basic `Authorization`, which is among what must not be printed.
+pub(crate) fn basic_login(secrets: &[Secret]) -> (String, String) {
+    let login = BASE64_STANDARD_NO_PAD.decode(secrets[0].expose()).unwrap();
+    let login = String::from_utf8(login).unwrap();
+    let (username, password) = login.split_once(':').unwrap();
+    (username.to_owned(), password.to_owned())
 }
 
 /// One attempt.

@@ -949,7 +949,7 @@ mod tests {
     use super::wire::tests::{close, frame, greeting, method, short, start};
     use super::*;
     use crate::outcome::Outcome;
-    use crate::testing::{LONG, Peer, Script, build};
+    use crate::testing::{LONG, Peer, Script, build, check_logins, percent_encoded};
 
     const LOGIN: &str = "username: probe\npassword: secret";
 
@@ -1336,6 +1336,17 @@ mod tests {
         let (outcome, _) = attempt(&words, "/", LOGIN).await;
         let hint = outcome.result.unwrap_err().hint.unwrap();
         assert!(hint.contains("ends in `/`"), "{hint}");
+    }
+
+    #[test]
+    fn any_login_is_what_was_given() {
+        let url = "amqp://$(username):$(password)@h/vhost";
+        check_logins("amqp", url, percent_encoded, ("", ""), |probe: &Amqp| {
+            let Login {
+                username, password, ..
+            } = &probe.login;
+            (username.expose().to_owned(), password.expose().to_owned())
+        });
     }
 
     #[test]

@@ -477,7 +477,10 @@ impl<'de> Deserialize<'de> for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{LONG, Peer, Script, answer, build, failure, ok, run, status};
+    use crate::testing::{
+        LONG, Peer, Script, answer, basic_login, build, check_logins, failure, ok, percent_encoded,
+        run, status,
+    };
 
     fn spec(peer: &Peer, lines: &str) -> String {
         format!("url: http://127.0.0.1:{}\n{lines}", peer.port)
@@ -980,6 +983,18 @@ mod tests {
         };
         sent(&first, "YTpvbmUsMQ==");
         sent(&second, "Yjp0d28=");
+    }
+
+    #[test]
+    fn any_login_is_what_was_given() {
+        let url = "https://$(username):$(password)@a:9200,http://b:9200";
+        check_logins(
+            "elastic",
+            url,
+            percent_encoded,
+            (":", ""),
+            |probe: &Elastic| basic_login(probe.secrets()),
+        );
     }
 
     #[test]

@@ -536,7 +536,17 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Scalar>, D
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{LONG, Peer, answer, build, ok, run, status};
+    use crate::testing::{
+        LONG, Peer, answer, basic_login, build, check_logins, ok, percent_encoded, run, status,
+    };
+
+    #[test]
+    fn any_login_is_what_was_given() {
+        let url = "https://$(username):$(password)@h/path?a=b";
+        check_logins("http", url, percent_encoded, (":", ""), |probe: &Http| {
+            basic_login(probe.secrets())
+        });
+    }
 
     #[test]
     fn the_endpoint_is_the_origin_alone() {

@@ -909,7 +909,9 @@ fn name_of_result(code: u32) -> Cow<'static, str> {
 mod tests {
     use super::message::sent::{entry, reference, result, sent};
     use super::*;
-    use crate::testing::{LONG, Peer, Script, build, build_partly, failure, run};
+    use crate::testing::{
+        LONG, Peer, Script, build, build_partly, check_logins, failure, percent_encoded, run,
+    };
 
     const BIND: u32 = 1;
     const DONE: u32 = 5;
@@ -922,6 +924,18 @@ mod tests {
         };
         let invalid = invalid.remove(0);
         (invalid.message, invalid.hint.unwrap_or_default())
+    }
+
+    #[test]
+    fn any_login_is_what_was_given() {
+        let url = "ldap://$(username):$(password)@h/dc=example?cn";
+        // What has a `=` must be a DN.
+        check_logins("ldap", url, percent_encoded, ("=", ""), |probe: &Ldap| {
+            let Login::Simple { name, password } = &probe.login else {
+                panic!("no login by password");
+            };
+            (name.expose().to_owned(), password.expose().to_owned())
+        });
     }
 
     #[test]

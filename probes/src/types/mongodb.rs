@@ -943,7 +943,9 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
-    use crate::testing::{Authority, LONG, build, build_partly, quoted, run};
+    use crate::testing::{
+        Authority, LONG, build, build_partly, check_logins, percent_encoded, quoted, run,
+    };
 
     fn message(spec: &str) -> String {
         let invalid = build("mongodb", spec, &[])
@@ -959,6 +961,26 @@ mod tests {
 
     fn url(rest: &str) -> String {
         format!("url: {}", quoted(&format!("mongodb://{rest}")))
+    }
+
+    #[test]
+    fn any_login_is_what_was_given() {
+        let url = "mongodb://$(username):$(password)@h/db";
+        check_logins(
+            "mongodb",
+            url,
+            percent_encoded,
+            ("", ""),
+            |probe: &MongoDb| {
+                let Some(Login::Scram { login, .. }) = &probe.login else {
+                    panic!("no login by password");
+                };
+                (
+                    login.user.expose().to_owned(),
+                    login.password().expose().to_owned(),
+                )
+            },
+        );
     }
 
     #[test]

@@ -683,13 +683,28 @@ mod tests {
     use super::*;
     use crate::outcome::Outcome;
     use crate::probe::Probe;
-    use crate::testing::{self, Peer, Script, check, hold};
+    use crate::testing::{self, Peer, Script, check, hold, percent_encoded};
 
     fn build(spec: &str) -> Result<Arc<dyn Probe>, String> {
         testing::build_or_say("mssql", spec)
     }
 
     const URL: &str = "url: sqlserver://u:pw@db.example.com";
+
+    #[test]
+    fn any_login_is_what_was_given() {
+        let login = |probe: &Mssql| {
+            let Mssql {
+                username, password, ..
+            } = probe;
+            (username.expose().to_owned(), password.expose().to_owned())
+        };
+        let url = "sqlserver://$(username):$(password)@h?database=db";
+        testing::check_logins("mssql", url, percent_encoded, ("\\", ""), login);
+        let keywords = "Server=h;User Id=$(username);Password=$(password);Database=db";
+        let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+        testing::check_logins("mssql", keywords, quoted, ("\\", ""), login);
+    }
 
     #[test]
     fn what_is_wrong_is_said() {

@@ -1213,7 +1213,7 @@ mod tests {
 
     use super::*;
     use crate::outcome::Outcome;
-    use crate::testing::{self, check};
+    use crate::testing::{self, check, percent_encoded};
 
     fn mistake(spec: &str) -> String {
         let mut invalid = match testing::build("mysql", spec, &[]) {
@@ -1222,6 +1222,23 @@ mod tests {
         };
         let Invalid { message, hint, .. } = invalid.remove(0);
         format!("{message} ({})", hint.unwrap_or_default())
+    }
+
+    #[test]
+    fn any_login_is_what_was_given() {
+        let login = |probe: &Mysql| {
+            let Login { user, password, .. } = &probe.login;
+            (user.expose().to_owned(), password.expose().to_owned())
+        };
+        for url in [
+            "mysql://$(username):$(password)@h/db",
+            "mysql://$(username):$(password)@tcp(h:3306)/db",
+        ] {
+            testing::check_logins("mysql", url, percent_encoded, ("", ""), login);
+        }
+        // Nothing of it is encoded, so the first `:` ends the user.
+        let url = "$(username):$(password)@tcp(h:3306)/db";
+        testing::check_logins("mysql", url, str::to_owned, (":", ""), login);
     }
 
     #[test]

@@ -1107,7 +1107,7 @@ mod tests {
     use super::*;
     use crate::outcome::Outcome;
     use crate::probe::Probe;
-    use crate::testing::{self, check};
+    use crate::testing::{self, check, percent_encoded};
 
     /// Builds the probe of a connection with these lines in its `spec`.
     fn build(spec: &str) -> Result<Arc<dyn Probe>, String> {
@@ -1400,6 +1400,25 @@ mod tests {
                 "within 400ms (`postgres://127.0.0.1:1,127.0.0.1:{port}`); before that `127.0.0.1:1`: connection refused"
             ),
         );
+    }
+
+    #[test]
+    fn any_login_is_what_was_given() {
+        let login = |probe: &Postgres| {
+            let password = probe.login.get_password().unwrap().to_vec();
+            (
+                probe.login.get_user().unwrap().to_owned(),
+                String::from_utf8(password).unwrap(),
+            )
+        };
+        let url = "postgres://$(username):$(password)@h/db";
+        testing::check_logins("postgres", url, percent_encoded, ("", ""), login);
+        let keywords = "host=h user=$(username) password=$(password)";
+        let quoted = |text: &str| {
+            let text = text.replace('\\', r"\\").replace('\'', r"\'");
+            format!("'{text}'")
+        };
+        testing::check_logins("postgres", keywords, quoted, ("", ""), login);
     }
 
     #[test]

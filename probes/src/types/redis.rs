@@ -364,10 +364,21 @@ fn classify(code: &str, detail: &str) -> (Reason, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_logins, percent_encoded};
 
     fn cause_of(line: &[u8]) -> Cause {
         let reply = redis::parse_redis_value(line).and_then(Value::extract_error);
         Cause::from(reply.unwrap_err())
+    }
+
+    #[test]
+    fn any_login_is_what_was_given() {
+        let url = "redis://$(username):$(password)@h/1";
+        check_logins("redis", url, percent_encoded, ("", ""), |probe: &Redis| {
+            let Credentials { username, password } = probe.credentials.as_ref().unwrap();
+            let username = username.as_ref().unwrap();
+            (username.expose().to_owned(), password.expose().to_owned())
+        });
     }
 
     #[test]

@@ -988,6 +988,24 @@ mod tests {
     }
 
     #[test]
+    fn any_login_is_what_was_given() {
+        let url = "smtp://$(username):$(password)@h";
+        let never = ("\u{1}", "\u{1}");
+        testing::check_logins(
+            "smtp",
+            url,
+            testing::percent_encoded,
+            never,
+            |probe: &Smtp| {
+                let Login {
+                    username, password, ..
+                } = probe.login.as_ref().unwrap();
+                (username.expose().to_owned(), password.expose().to_owned())
+            },
+        );
+    }
+
+    #[test]
     fn the_url_decides_port_and_encryption() {
         for (spec, endpoint) in [
             ("url: smtp://mail.example.com", "smtp://mail.example.com:25"),

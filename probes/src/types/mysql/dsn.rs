@@ -283,13 +283,20 @@ impl Dsn {
         let parts = match text.split_once("://") {
             Some((scheme, rest)) if is_scheme(scheme) => {
                 match scheme.to_ascii_lowercase().as_str() {
-                    "mysql" | "mariadb" if names_a_network(rest) => {
+                    "mysql" | "mariadb" if names_a_network(before_options(rest)) => {
                         Parts::as_go(access, rest, true)?
                     }
                     "mysql" | "mariadb" => Parts::of_url(access, url)?,
                     "mysqlx" => {
                         return Err(bad(access, "`mysqlx://` is MySQL's other protocol")
                             .hint("use `mysql://` and the port of the classic one, 3306"));
+                    }
+                    // No scheme but a user, whose password begins with `//`.
+                    _ if rest
+                        .rsplit_once('/')
+                        .is_some_and(|(rest, _)| names_a_network(rest)) =>
+                    {
+                        Parts::as_go(access, text, false)?
                     }
                     _ => return Err(bad(access, "this scheme is not MySQL").hint(FORMS)),
                 }
@@ -311,12 +318,13 @@ fn is_scheme(text: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
+fn before_options(rest: &str) -> &str {
+    rest.split_once('?').map_or(rest, |(before, _)| before)
+}
+
 /// Whether a network stands before the host: `tcp(host:3306)`.
 fn names_a_network(rest: &str) -> bool {
-    let before_options = rest.split('?').next().unwrap_or_default();
-    let host = before_options
-        .rsplit_once('@')
-        .map_or(before_options, |(_, host)| host);
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     host.split_once('(').is_some_and(|(network, _)| {
         network
             .chars()
@@ -787,6 +795,7 @@ mod tests {
             ("u:p?w#x@tcp(h:1)/db", "u p?w#x h:1 db"),
             ("u:p%41@tcp(h:1)/db", "u p%41 h:1 db"),
             ("u:a://b@tcp(h:1)/db", "u a://b h:1 db"),
+            ("u://a?b@tcp(h:1)/db", "u //a?b h:1 db"),
             ("u:p@h:3307/db", "u p h:3307 db"),
             // And with the scheme, as which it is a URL.
             ("mysql://u:p%41%40@tcp(h:3307)/db", "u pA@ h:3307 db"),

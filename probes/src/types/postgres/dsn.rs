@@ -754,6 +754,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::percent_encoded;
 
     /// What there is to see of a text at a glance: `user:password@hosts/dbname`, and `!` with the
     /// message and the hint for a mistake.
@@ -1052,10 +1053,6 @@ mod tests {
         insta::assert_snapshot!(messages);
     }
 
-    fn encoded(text: &str) -> String {
-        text.bytes().map(|byte| format!("%{byte:02x}")).collect()
-    }
-
     fn quoted(text: &str) -> String {
         format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
     }
@@ -1072,7 +1069,7 @@ mod tests {
         fn what_is_written_by_the_rules_is_read_back(
             user in "[^\\x00]{1,12}", password in "[^\\x00]{1,12}", dbname in "[^\\x00]{1,12}",
         ) {
-            let uri = format!("postgres://{}:{}@h/{}", encoded(&user), encoded(&password), encoded(&dbname));
+            let uri = format!("postgres://{}:{}@h/{}", percent_encoded(&user), percent_encoded(&password), percent_encoded(&dbname));
             let pairs = format!(
                 "user={} password = {} dbname={}", quoted(&user), quoted(&password), quoted(&dbname),
             );
