@@ -3,12 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use conncheck_rig::{Certified, PASSWORD, RabbitMq, RabbitMqFront, RabbitMqKind, Rig, Shown, need};
+use conncheck_rig::{
+    Certified, PASSWORD, PATIENCE, RabbitMq, RabbitMqFront, RabbitMqKind, Rig, Shown, need,
+};
 use serde_json::{Value, json};
 
 use crate::check::{
     SHORT, assert_down, attempt_with_secret, attempt_within, down, hint_of, phases,
-    refuses_every_fault, trusting, up, with,
+    refuses_every_fault, soon, trusting, up, with,
 };
 
 crate::trials![
@@ -369,11 +371,8 @@ fn an_alarm_is_unavailable_and_costs_no_message() {
 
 /// Waits until the broker knows of no connection of that user.
 fn is_left(rabbitmq: &RabbitMq, user: &str) {
-    let patience = Instant::now() + Duration::from_secs(10);
-    while rabbitmq.connections_of(user).unwrap() > 0 {
-        assert!(Instant::now() < patience, "connections are left");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let is_left = || rabbitmq.connections_of(user).unwrap() == 0;
+    assert!(soon(is_left), "connections are left");
 }
 
 fn a_stopped_process_is_a_timeout() {
@@ -450,7 +449,7 @@ fn the_broker_s_log_has_no_complaint() {
     let bare = spec(format!("amqp://localhost:{}", rabbitmq.port()));
     down(with(bare, wrong), "auth", "auth", "403");
 
-    let patience = Instant::now() + Duration::from_secs(10);
+    let patience = Instant::now() + PATIENCE;
     let theirs: Vec<String> = loop {
         let log = rabbitmq.log()[before..].to_owned();
         let ours: Vec<Vec<&str>> = connections(&log)

@@ -10,7 +10,8 @@ use conncheck_config::{Documents, Secret};
 use conncheck_probes::{Files, Outcome, ResolverChoice};
 use conncheck_rig::http::{HttpPeer, response};
 use conncheck_rig::{
-    AccessKey, AwsMetadata, MetadataMood, Moto, MotoFront, MotoKind, Peer, Rig, Shown, need,
+    AccessKey, AwsMetadata, MetadataMood, Moto, MotoFront, MotoKind, PATIENCE, Peer, Rig, Shown,
+    need,
 };
 use serde_json::{Value, json};
 
@@ -685,7 +686,7 @@ fn an_instance() {
         .set("HOME", "/home/rig")
         .file("/home/rig/.aws/config", &text);
     is_session_of("auditor", &by_profile.up(&at(&moto)));
-    assert!(metadata.peer().everybody_left(Duration::from_secs(2)));
+    assert!(metadata.peer().everybody_left(PATIENCE));
 }
 
 fn an_instance_that_has_none() {
@@ -1125,7 +1126,7 @@ fn one_connection_and_a_clean_end() {
         "2040-01-01T00:00:00Z".parse().ok()
     );
     assert_eq!(peer.accepted(), 1, "one connection");
-    assert!(peer.everybody_left(Duration::from_secs(2)));
+    assert!(peer.everybody_left(PATIENCE));
     let requests = peer.requests();
     let signed = |index: usize| requests[index].header("authorization").unwrap().to_owned();
     assert!(

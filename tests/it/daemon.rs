@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use conncheck_rig::faults::Peer;
-use conncheck_rig::{Rig, need, prometheus};
+use conncheck_rig::{PATIENCE, Rig, need, prometheus};
 use serde_json::json;
 
 use crate::program::{Daemon, code, document, run, text, write};
@@ -315,7 +315,7 @@ fn a_running_attempt_is_given_its_grace() {
             "500ms",
         ],
     );
-    assert!(peer.has_accepted(1, Duration::from_secs(5)));
+    assert!(peer.has_accepted(1, PATIENCE));
     let asked = std::time::Instant::now();
     daemon.signal("-TERM");
     assert_eq!(daemon.exit_code(Duration::from_secs(5)), Some(0));

@@ -3,11 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use conncheck_rig::{Elastic, ElasticKind, Nginx, NginxKind, PASSWORD, Rig, faults, need};
+use conncheck_rig::{
+    Elastic, ElasticKind, Nginx, NginxKind, PASSWORD, PATIENCE, Rig, faults, need,
+};
 use serde_json::{Value, json};
 
 use crate::check::{
-    SHORT, assert_down, attempt, attempt_with_secret, attempt_within, down, phases, up, with,
+    LONGER, SHARED, SHORT, assert_down, attempt, attempt_with_secret, attempt_within, down, phases,
+    up, with,
 };
 use crate::web::{
     self, agrees_with_check_http, hint, message, own_nginx, soon, summary, table, trusting,
@@ -289,10 +292,10 @@ fn several_urls_are_tried_in_order() {
     // One that hangs has its share of the time.
     let silent = faults::Peer::silent().unwrap();
     let spec = elastic(format!("http://{}, {}", silent.addr(), server.url()));
-    let outcome = attempt_within(Duration::from_secs(2), &spec);
+    let outcome = attempt_within(SHARED, &spec);
     assert!(outcome.is_up(), "{outcome:#?}");
     assert_eq!(outcome.failed_before.len(), 1);
-    assert!(silent.everybody_left(Duration::from_secs(2)));
+    assert!(silent.everybody_left(PATIENCE));
 }
 
 fn several_that_fail_are_all_named() {
@@ -316,7 +319,7 @@ fn several_that_fail_are_all_named() {
     }
     let silent = faults::Peer::silent().unwrap();
     let spec = elastic(format!("{dead},http://{}", silent.addr()));
-    let outcome = attempt_within(SHORT, &spec);
+    let outcome = attempt_within(LONGER, &spec);
     assert_down(&outcome, "timeout", "request", "");
     assert!(message(&outcome).contains(&dead), "{outcome:#?}");
 }

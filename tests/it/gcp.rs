@@ -12,12 +12,13 @@ use conncheck_probes::{Files, Outcome, ResolverChoice};
 use conncheck_rig::dns::{Answer, DnsServer};
 use conncheck_rig::faults::{self, Peer};
 use conncheck_rig::http::{HttpPeer, response};
-use conncheck_rig::{Certified, Idp, IdpKind, Rig, Shown, need};
+use conncheck_rig::{Certified, Idp, IdpKind, PATIENCE, Rig, Shown, need};
 use serde_json::{Value, json};
 
 use crate::check::{
-    FAULTS, SHORT, TIMEOUT, assert_down, attempt, attempt_with_secret, attempt_within, down, hint,
-    message, phases, probe_on, refuses_every_fault, run, seconds, summary, trusting, up, with,
+    FAULTS, LONGER, SHORT, TIMEOUT, assert_down, attempt, attempt_with_secret, attempt_within,
+    down, hint, message, phases, probe_on, refuses_every_fault, run, seconds, summary, trusting,
+    up, with,
 };
 use crate::program::{Daemon, code, conncheck, document, text, write};
 use crate::web::{soon, with_properties};
@@ -565,7 +566,7 @@ fn a_chain_that_finds_nothing_names_each_link() {
         message(&outcome).contains(&silent.addr().to_string()),
         "{outcome:#?}"
     );
-    assert!(silent.everybody_left(Duration::from_secs(2)));
+    assert!(silent.everybody_left(PATIENCE));
 }
 
 /// Only our own name server is asked for it, which knows nothing.
@@ -774,7 +775,7 @@ fn a_stopped_server_refuses_and_a_paused_one_is_a_timeout() {
     let hang = need!(Rig::shared().nginx());
     let mut key = good.account_key(Idp::ACCOUNT);
     key["token_uri"] = format!("https://localhost:{}/hang", hang.https).into();
-    let outcome = attempt_within(SHORT, &by(&good, &key));
+    let outcome = attempt_within(LONGER, &by(&good, &key));
     assert_down(&outcome, "timeout", "auth", "");
 }
 

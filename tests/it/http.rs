@@ -10,8 +10,8 @@ use conncheck_rig::{Nginx, PASSWORD, Rig, need};
 use serde_json::{Value, json};
 
 use crate::check::{
-    SHORT, TIMEOUT, assert_down, attempt, attempt_with, attempt_with_secret, attempt_within, down,
-    phases, up, with,
+    LONGER, SHORT, TIMEOUT, assert_down, attempt, attempt_with, attempt_with_secret,
+    attempt_within, down, phases, up, with,
 };
 use crate::web::{self, hint, message, own_nginx, soon, summary, table, trusting, with_properties};
 
@@ -634,7 +634,7 @@ fn a_token_server_that_is_down_is_named() {
     assert!(message(&outcome).starts_with(&start), "{outcome:#?}");
 
     let spec = oauth(&nginx, &nginx.url("/hang"), json!({}));
-    let outcome = attempt_within(SHORT, &spec);
+    let outcome = attempt_within(LONGER, &spec);
     assert_down(&outcome, "timeout", "auth", "");
     assert!(
         message(&outcome).contains(&format!("(`http://localhost:{}`)", nginx.http)),
@@ -729,12 +729,16 @@ fn a_hang_and_a_slow_body_are_timeouts_and_leave_nothing_open() {
             "its answer (200 OK) began and did not end",
         ),
     ] {
-        for spec in [
+        let specs = [
             http(nginx.url(path)),
             https(nginx.http1, path),
             https(nginx.https, path),
-        ] {
-            let outcome = attempt_within(SHORT, &spec);
+        ];
+        let outcomes = std::thread::scope(|scope| {
+            let attempts = specs.map(|spec| scope.spawn(move || attempt_within(LONGER, &spec)));
+            attempts.map(|attempt| attempt.join().unwrap())
+        });
+        for outcome in outcomes {
             assert_down(&outcome, "timeout", "request", "");
             assert!(message(&outcome).starts_with(said), "{outcome:#?}");
             let status = path.starts_with("/slow").then_some(200);

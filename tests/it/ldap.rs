@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use conncheck_rig::faults::{Peer, Step};
 use conncheck_rig::ldap::{Answer, LdapPeer, Request};
 use conncheck_rig::slapd::{AWAY, BASE, CLOSED};
-use conncheck_rig::{Certified, PASSWORD, Rig, Shown, Slapd, SlapdKind, need, plugins};
+use conncheck_rig::{Certified, PASSWORD, PATIENCE, Rig, Shown, Slapd, SlapdKind, need, plugins};
 use serde_json::{Value, json};
 
 use crate::check::{
-    FAULTS, SHORT, assert_down, attempt, attempt_with_secret, attempt_within, down, phases,
-    refuses_every_fault, trusting, up, with,
+    FAULTS, LONGER, SHORT, TIMEOUT, assert_down, attempt, attempt_with_secret, attempt_within,
+    down, phases, refuses_every_fault, soon, trusting, up, with,
 };
 
 crate::trials![
@@ -477,7 +477,8 @@ fn limits_and_servers_behind_the_server() {
 /// slapd has no limit of connections of its own; out of descriptors it leaves whoever comes to the kernel.
 fn a_full_server_does_not_answer() {
     let slapd = need!(Rig::shared().get(SlapdKind::Full));
-    down(spec(&slapd.url(), "probe"), "timeout", "auth", "");
+    let outcome = attempt_within(SHORT, &spec(&slapd.url(), "probe"));
+    assert_down(&outcome, "timeout", "auth", "");
 }
 
 fn active_directory_tells_why() {
@@ -584,8 +585,12 @@ fn a_handshake_that_goes_wrong_after_the_agreement() {
     ] {
         let peer = then(steps);
         let spec = start_tls(spec(&format!("ldap://{}", peer.addr()), "probe"));
-        assert_down(&attempt_within(SHORT, &spec), reason, "tls", code);
-        assert!(peer.everybody_left(Duration::from_secs(2)));
+        let timeout = match reason {
+            "timeout" => LONGER,
+            _ => TIMEOUT,
+        };
+        assert_down(&attempt_within(timeout, &spec), reason, "tls", code);
+        assert!(peer.everybody_left(PATIENCE));
     }
     // Words of somebody in between, to be taken for the server's once TLS stands.
     let injected = LdapPeer::start(move |_| {
@@ -631,7 +636,7 @@ fn a_stopped_process_is_a_timeout() {
 fn told_by(slapd: &Slapd, spec: &Value) -> String {
     let before = slapd.log().len();
     attempt(spec);
-    let patience = Instant::now() + Duration::from_secs(5);
+    let patience = Instant::now() + PATIENCE;
     loop {
         // Whoever looked whether it is ready may still be leaving.
         let log = slapd.log()[before..].to_owned();
@@ -699,10 +704,7 @@ fn leaves_no_connection_behind_and_says_goodbye() {
         up(good.clone());
     }
     let count = |word: &str| slapd.log()[before..].matches(word).count();
-    let patience = Instant::now() + Duration::from_secs(5);
-    while count(" closed\n") < 20 && Instant::now() < patience {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    assert!(soon(|| count(" closed\n") >= 20));
     assert_eq!((count(" ACCEPT from"), count(" closed\n")), (20, 20));
 }
 

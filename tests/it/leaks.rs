@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use conncheck_probes::{Deadline, Env, Probe, ResolverChoice};
+use conncheck_rig::PATIENCE;
 use conncheck_rig::faults::{BlackHole, Peer};
 use tokio::runtime::Runtime;
 
-use crate::check::probe;
+use crate::check::{probe, soon};
 use crate::faults::TALKS;
 
 crate::trials![a_black_hole_leaves_nothing, a_silent_peer_leaves_nothing,];
@@ -29,7 +30,7 @@ fn a_black_hole_leaves_nothing() {
 fn a_silent_peer_leaves_nothing() {
     let peer = Peer::silent().unwrap();
     leave_nothing(&peer.addr().to_string());
-    assert!(peer.everybody_left(Duration::from_secs(5)));
+    assert!(peer.everybody_left(PATIENCE));
 }
 
 /// Every type, many attempts at once, all of them cut by the deadline; then counts what is left.
@@ -77,10 +78,8 @@ pub(crate) fn run_as_child() -> bool {
 
 /// Dropped tasks are gone when the runtime comes to them: soon, and not at once.
 fn settle(runtime: &Runtime, done: impl Fn((usize, usize, usize)) -> bool) {
-    let patience = Instant::now() + Duration::from_secs(5);
-    while !done(left(runtime)) && Instant::now() < patience {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    // Whoever waited counts once more, and says what is left.
+    soon(|| done(left(runtime)));
 }
 
 fn round(runtime: &Runtime, probes: &[Arc<dyn Probe>], env: &Env, count: usize) {

@@ -7,12 +7,12 @@ use conncheck_rig::dns::{Answer, DnsServer};
 use conncheck_rig::faults::{self, BlackHole, Peer};
 use conncheck_rig::mongodb::{Binary, BinarySubtype, MongoPeer, doc, member, name};
 use conncheck_rig::secantus::PREPARED_PASSWORD;
-use conncheck_rig::{PASSWORD, Rig, Secantus, SecantusKind, Shown, need};
+use conncheck_rig::{PASSWORD, PATIENCE, Rig, Secantus, SecantusKind, Shown, need};
 use serde_json::{Value, json};
 
 use crate::check::{
-    SHORT, TIMEOUT, assert_down, attempt, attempt_with, attempt_with_secret, attempt_within,
-    client_certificates, down, phases, refuses_every_fault, up, with,
+    SHARED, SHORT, TIMEOUT, assert_down, attempt, attempt_with, attempt_with_secret,
+    attempt_within, client_certificates, down, phases, refuses_every_fault, up, with,
 };
 
 crate::trials![
@@ -594,7 +594,7 @@ fn the_primary_is_found_from_any_member() {
     }
     let pinged = |peer: &MongoPeer| peer.heard().iter().any(|command| name(command) == "ping");
     assert!(pinged(&two) && !pinged(&one), "the primary is asked");
-    assert!(one.everybody_left(TIMEOUT) && two.everybody_left(TIMEOUT));
+    assert!(one.everybody_left(PATIENCE) && two.everybody_left(PATIENCE));
 }
 
 fn members_are_reached_by_their_own_names() {
@@ -715,7 +715,8 @@ fn a_hard_error_hides_no_host_and_is_not_hidden() {
         silent.addr(),
         mongodb.port()
     );
-    up(at(url));
+    let outcome = attempt_within(SHARED, &at(url));
+    assert!(outcome.is_up(), "{outcome:#?}");
     // A wrong password is told of the host that said so.
     let url = format!(
         "mongodb://probe:wrong@{},127.0.0.1:{}/",
@@ -1094,7 +1095,7 @@ fn leaves_nothing_behind_and_a_clean_log() {
     }
     for server in [&plain, &tls] {
         let count = |log: &str, what: &str| log.lines().filter(|line| line.contains(what)).count();
-        let patience = Instant::now() + TIMEOUT;
+        let patience = Instant::now() + PATIENCE;
         loop {
             let log = server.log();
             let (came, left) = (count(&log, " connected from"), count(&log, " disconnected"));

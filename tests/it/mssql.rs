@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use conncheck_rig::mssql::{Encryption, Login};
-use conncheck_rig::{Mssql, MssqlKind, PASSWORD, Rig, Shown, faults, need};
+use conncheck_rig::{Mssql, MssqlKind, PASSWORD, PATIENCE, Rig, Shown, faults, need};
 use serde_json::{Value, json};
 
 use crate::check::{
@@ -54,7 +54,7 @@ fn last_login(mssql: &Mssql) -> Login {
 /// Expects every connection to have ended in order.
 #[track_caller]
 fn assert_polite(mssql: &Mssql) {
-    assert!(mssql.everybody_left(Duration::from_secs(2)));
+    assert!(mssql.everybody_left(PATIENCE));
     let ends = mssql.ends();
     assert!(ends.iter().all(|end| end == "in order"), "{ends:?}");
 }
@@ -601,7 +601,7 @@ fn a_plain_port_and_a_web_server() {
         (nginx.https, "true", "tls"),
     ] {
         let url = format!("sqlserver://probe:{PASSWORD}@localhost:{port}?encrypt={encrypt}");
-        let outcome = attempt_within(SHORT, &json!({"type": "mssql", "url": url}));
+        let outcome = attempt(&json!({"type": "mssql", "url": url}));
         let failure = outcome.result.expect_err("no SQL Server");
         assert_eq!(
             failure.phase.map(|phase| phase.as_str()),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use conncheck_rig::PATIENCE;
 use serde_json::{Value, json};
 
 /// A command line of the built program, free of whatever this process has in its environment.
@@ -80,7 +81,7 @@ impl Daemon {
             .spawn()
             .expect("conncheck runs");
         let mut daemon = Self { child, port, log };
-        let patience = Instant::now() + Duration::from_secs(10);
+        let patience = Instant::now() + PATIENCE;
         while !daemon.is_ready() {
             assert!(
                 daemon.child.try_wait().unwrap().is_none(),
@@ -109,9 +110,7 @@ impl Daemon {
 
     pub(crate) fn request(&self, method: &str, path: &str, headers: &[&str]) -> Answer {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut request =
             format!("{method} {path} HTTP/1.1\r\nHost: conncheck\r\nConnection: close\r\n");
         for header in headers {
@@ -133,7 +132,7 @@ impl Daemon {
 
     /// Waits until the exposition says so.
     pub(crate) fn wait_for(&self, what: &str, done: impl Fn(&str) -> bool) -> String {
-        let patience = Instant::now() + Duration::from_secs(15);
+        let patience = Instant::now() + PATIENCE;
         loop {
             let metrics = self.metrics();
             if done(&metrics) {

@@ -2,15 +2,15 @@
 //!
 //! Why a large provider refuses an access token, neither of them says; a peer of ours does, in the real words.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use conncheck_probes::Outcome;
-use conncheck_rig::{Certified, Exim, PASSWORD, Postfix, Rig, SmtpPeer, need, plugins};
+use conncheck_rig::{Certified, Exim, PASSWORD, PATIENCE, Postfix, Rig, SmtpPeer, need, plugins};
 use serde_json::{Value, json};
 
 use crate::check::{
     SHORT, assert_down, attempt, attempt_with_secret, attempt_within, down, hint, message, phases,
-    refuses, up, with,
+    refuses, soon, up, with,
 };
 
 crate::trials![
@@ -317,7 +317,7 @@ fn a_refused_token_is_explained() {
     );
     let heard = peer.heard();
     assert_eq!(heard[2..], ["", "QUIT"], "the empty line that it waits for");
-    assert!(peer.everybody_left(Duration::from_secs(2)));
+    assert!(peer.everybody_left(PATIENCE));
 }
 
 fn greetings_that_refuse_or_put_off() {
@@ -593,11 +593,7 @@ fn leaves_no_connection_behind() {
         children.unwrap().split_whitespace().count()
     };
     // One ends a moment after it has logged its end.
-    let patience = Instant::now() + Duration::from_secs(2);
-    while left() > 0 {
-        assert!(Instant::now() < patience, "{} are left", left());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    assert!(soon(|| left() == 0), "{} are left", left());
 }
 
 /// Our verdict on `spec`, and that of `check_smtp` with these arguments: both up, or both down.

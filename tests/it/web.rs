@@ -1,14 +1,14 @@
 //! What the tests of the types over HTTP share. nginx is their peer for certificates of every kind:
 //! each type has a location there that is right for it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use conncheck_rig::{Certified, Nginx, Rig, need, plugins};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::check::{attempt, attempt_within, down, phases, refuses, up, with};
-pub(crate) use crate::check::{hint, message, seconds, summary, trusting};
+pub(crate) use crate::check::{hint, message, seconds, soon, summary, trusting};
 
 /// A definition at an origin (`https://localhost:PORT`) of nginx, where everything is right.
 pub(crate) type At = fn(&str) -> Value;
@@ -31,18 +31,6 @@ pub(crate) fn own_nginx() -> (TempDir, Nginx) {
     let dir = tempfile::tempdir().unwrap();
     let nginx = Nginx::start(Rig::shared().pki(), dir.path()).unwrap();
     (dir, nginx)
-}
-
-/// Waits until `done`, three seconds at most.
-pub(crate) fn soon(done: impl Fn() -> bool) -> bool {
-    let started = Instant::now();
-    while !done() {
-        if started.elapsed() > Duration::from_secs(3) {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    true
 }
 
 pub(crate) fn verifies_and_records_the_certificate(nginx: &Nginx, at: At) {

@@ -9,12 +9,12 @@
 //!
 //! So the cluster is yellow. [`ElasticKind::Empty`] has no index and is green.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use tempfile::TempDir;
 
 use crate::{
-    PASSWORD,
+    PASSWORD, PATIENCE,
     error::{Error, Result},
     http, ports,
     process::{Process, Spec},
@@ -85,7 +85,7 @@ impl Elastic {
             port,
             _dir: dir,
         };
-        elastic.process.wait_ready(Duration::from_secs(10), || {
+        elastic.process.wait_ready(PATIENCE, || {
             elastic
                 .request("GET", "/_cluster/health", "")
                 .map(drop)

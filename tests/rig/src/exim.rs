@@ -21,7 +21,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    PASSWORD,
+    PASSWORD, PATIENCE,
     error::{Error, Result},
     pki::{Pki, Shown},
     ports,
@@ -165,7 +165,7 @@ impl Exim {
             .env("NSS_WRAPPER_GROUP", dir.path().join("group"))
             .user(user)
             .spawn()?;
-        process.wait_ready(Duration::from_secs(15), || greets(smtp))?;
+        process.wait_ready(PATIENCE, || greets(smtp))?;
         Ok(Exim {
             process,
             smtp,
@@ -197,7 +197,7 @@ impl Exim {
     }
 
     /// The commands of each connection that has ended without a mail, once there are at least `count`:
-    /// `EHLO,STARTTLS,EHLO,AUTH,NOOP,QUIT`. Gives what there is after three seconds.
+    /// `EHLO,STARTTLS,EHLO,AUTH,NOOP,QUIT`. Gives what there is when nobody waits any longer.
     pub fn wait_for_goodbyes(&self, count: usize) -> Vec<String> {
         wait_for(count, || {
             let log = self.log();
@@ -209,12 +209,12 @@ impl Exim {
     }
 }
 
-/// So many lines of a log, or what there is after three seconds.
+/// So many lines of a log, or what there is when nobody waits any longer.
 pub(crate) fn wait_for(count: usize, lines: impl Fn() -> Vec<String>) -> Vec<String> {
     let started = Instant::now();
     loop {
         let lines = lines();
-        if lines.len() >= count || started.elapsed() > Duration::from_secs(3) {
+        if lines.len() >= count || started.elapsed() > PATIENCE {
             return lines;
         }
         std::thread::sleep(Duration::from_millis(10));

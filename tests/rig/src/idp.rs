@@ -18,7 +18,7 @@ use std::{
     os::unix::fs::symlink,
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -30,6 +30,7 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 
 use crate::{
+    PATIENCE,
     error::{Error, Result},
     install, node,
     pki::{Pki, Shown},
@@ -267,7 +268,7 @@ impl Idp {
         let process = Spec::new(name, program, dir.path())
             .args(["idp.mjs", "state.json"])
             .spawn()?;
-        process.wait_ready(Duration::from_secs(30), || {
+        process.wait_ready(PATIENCE, || {
             if process.log().lines().any(|line| line == "ready") {
                 Ok(())
             } else {

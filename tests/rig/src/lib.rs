@@ -91,3 +91,6 @@ pub use crate::{
 
 /// Of every user on every server here.
 pub const PASSWORD: &str = "probe-password";
+
+/// How long to wait for what is sure to come: it costs nothing where it comes, and a busy machine may be late.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

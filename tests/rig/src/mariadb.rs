@@ -28,13 +28,12 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Mutex,
-    time::Duration,
 };
 
 use tempfile::TempDir;
 
 use crate::{
-    PASSWORD,
+    PASSWORD, PATIENCE,
     error::{Error, Result},
     install,
     packets::{self, Packets},
@@ -275,7 +274,7 @@ impl<'a> Builder<'a> {
             .args(args)
             .user(user)
             .spawn()?;
-        process.wait_ready(Duration::from_secs(20), || {
+        process.wait_ready(PATIENCE, || {
             let root =
                 UnixStream::connect(&socket).and_then(|stream| Session::start(stream, "root"));
             root.map(drop).map_err(|err| err.to_string())
@@ -283,7 +282,7 @@ impl<'a> Builder<'a> {
         let mut holding = Vec::new();
         for user in &self.holders {
             // Whoever asked whether it is ready may not have been counted out yet.
-            process.wait_ready(Duration::from_secs(5), || {
+            process.wait_ready(PATIENCE, || {
                 let session = UnixStream::connect(&socket)
                     .and_then(|stream| Session::start(stream, user))
                     .map_err(|err| err.to_string())?;

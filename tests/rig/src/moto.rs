@@ -11,11 +11,12 @@
 //!
 //! Its account is [`Moto::ACCOUNT`]. TLS is ended before it by us, with any certificate (`tls.rs`).
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use tempfile::TempDir;
 
 use crate::{
+    PATIENCE,
     error::{Error, Result},
     http,
     pki::Shown,
@@ -109,7 +110,7 @@ impl Moto {
             // It keeps a configuration nobody needs there.
             .env("HOME", dir.path())
             .spawn()?;
-        process.wait_ready(Duration::from_secs(30), || {
+        process.wait_ready(PATIENCE, || {
             http::ask(port, "GET", "/moto-api/", &[], "")
                 .map(drop)
                 .map_err(|err| err.to_string())

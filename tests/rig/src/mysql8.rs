@@ -23,7 +23,6 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use aws_lc_rs::{
@@ -34,7 +33,7 @@ use rcgen::{KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use rustls::{ServerConnection, StreamOwned};
 
 use crate::{
-    PASSWORD,
+    PASSWORD, PATIENCE,
     acceptor::{ANY, Acceptor},
     error::Result,
     packets::{self, Packets, invalid},
@@ -130,7 +129,7 @@ impl Mysql8 {
     /// How it went so far. Waits until nobody is connected.
     pub fn counts(&self) -> Counts {
         self.acceptor
-            .wait(Duration::from_secs(5), |acceptor| acceptor.open() == 0);
+            .wait(PATIENCE, |acceptor| acceptor.open() == 0);
         *lock(&self.state.counts)
     }
 

@@ -47,7 +47,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::{
-    PASSWORD,
+    PASSWORD, PATIENCE,
     elastic::{Elastic, ElasticKind},
     error::{Error, Result},
     faults::{Peer, Step},
@@ -211,7 +211,7 @@ impl Nginx {
             .args(args)
             .when_orphaned(Signal::KILL)
             .spawn()?;
-        process.wait_ready(Duration::from_secs(10), || health(ports[0]))?;
+        process.wait_ready(PATIENCE, || health(ports[0]))?;
         let &[
             http,
             other_http,
@@ -300,12 +300,12 @@ impl Nginx {
     }
 
     /// The same, once there are at least `count`: a request is logged a moment after its answer. Gives what
-    /// there is after two seconds.
+    /// there is when nobody waits any longer.
     pub fn wait_for_requests(&self, part: &str, count: usize) -> Vec<Logged> {
         let started = Instant::now();
         loop {
             let requests = self.requests(part);
-            if requests.len() >= count || started.elapsed() > Duration::from_secs(2) {
+            if requests.len() >= count || started.elapsed() > PATIENCE {
                 return requests;
             }
             std::thread::sleep(Duration::from_millis(5));

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::{
-    PASSWORD,
+    PASSWORD, PATIENCE,
     error::{Error, Result},
     exim::{greets, wait_for},
     install::{self, Package},
@@ -207,7 +207,7 @@ impl Postfix {
             .when_orphaned(Signal::TERM)
             .spawn()?;
         process
-            .wait_ready(Duration::from_secs(15), || greets(smtp))
+            .wait_ready(PATIENCE, || greets(smtp))
             .map_err(|err| explained(err, &dir.path().join(LOG)))?;
         Ok(Postfix {
             _holding: hold(full)?,
@@ -242,7 +242,7 @@ impl Postfix {
     }
 
     /// The commands of each connection that has ended, as the log counts them, once there are at least `count`:
-    /// `ehlo=2 starttls=1 auth=1 noop=1 quit=1 commands=6`. Gives what there is after three seconds.
+    /// `ehlo=2 starttls=1 auth=1 noop=1 quit=1 commands=6`. Gives what there is when nobody waits any longer.
     pub fn wait_for_goodbyes(&self, count: usize) -> Vec<String> {
         wait_for(count, || {
             let log = self.log();
@@ -260,7 +260,7 @@ impl Drop for Postfix {
         self.process.stop();
         let started = Instant::now();
         while TcpStream::connect((Ipv4Addr::LOCALHOST, self.smtp)).is_ok()
-            && started.elapsed() < Duration::from_secs(2)
+            && started.elapsed() < PATIENCE
         {
             std::thread::sleep(Duration::from_millis(5));
         }

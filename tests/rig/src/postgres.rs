@@ -26,14 +26,13 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Mutex,
-    time::Duration,
 };
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::{
-    PASSWORD,
+    PASSWORD, PATIENCE,
     error::{Error, Result},
     install,
     pki::{Certified, Pki, Shown},
@@ -181,7 +180,7 @@ impl Postgres {
         let reloads = || self.log().matches("received SIGHUP, reloading").count();
         let before = reloads();
         self.process.signal(Signal::HUP);
-        self.process.wait_ready(Duration::from_secs(5), || {
+        self.process.wait_ready(PATIENCE, || {
             if reloads() > before {
                 Ok(())
             } else {
@@ -278,7 +277,7 @@ impl<'a> Builder<'a> {
             .when_orphaned(Signal::QUIT)
             .spawn()?;
         let mut session = None;
-        process.wait_ready(Duration::from_secs(20), || {
+        process.wait_ready(PATIENCE, || {
             session = self.poll(port)?;
             Ok(())
         })?;

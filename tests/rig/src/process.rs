@@ -20,12 +20,13 @@ use rustix::process::{
 };
 
 use crate::{
+    PATIENCE,
     error::{Error, Result},
     user::User,
 };
 
 /// How long a server has to end by itself before it is killed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(5);
 /// How often a readiness poll asks.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -202,7 +203,7 @@ impl Process {
     /// Ends it: gracefully, and by force after five seconds. Returns when it is gone.
     pub fn stop(&self) {
         self.ask_to_stop();
-        if self.wait(PATIENCE).is_none() {
+        if self.wait(GRACE).is_none() {
             self.kill();
         }
     }

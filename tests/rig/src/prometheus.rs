@@ -14,7 +14,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    PASSWORD,
+    PASSWORD, PATIENCE,
     error::{Error, Result},
     install,
     pki::Pki,
@@ -113,7 +113,7 @@ impl Prometheus {
         };
         prometheus
             .process
-            .wait_ready(Duration::from_secs(20), || prometheus.poll())?;
+            .wait_ready(PATIENCE, || prometheus.poll())?;
         Ok(prometheus)
     }
 

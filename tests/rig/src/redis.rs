@@ -21,7 +21,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    PASSWORD,
+    PASSWORD, PATIENCE,
     error::{Error, Result},
     install,
     pki::{Certified, Pki, Shown},
@@ -225,7 +225,7 @@ impl<'a> Builder<'a> {
             .args([file.into_os_string()])
             .spawn()?;
         let socket = dir.path().join("redis.sock");
-        process.wait_ready(Duration::from_secs(10), || self.poll(port, &socket))?;
+        process.wait_ready(PATIENCE, || self.poll(port, &socket))?;
         let holding = if self.state == State::Full {
             hold(&socket)?
         } else {

@@ -17,14 +17,13 @@ use std::{
     fs,
     net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    PASSWORD,
+    PASSWORD, PATIENCE,
     error::{Error, Result},
     install,
     pki::{Certified, Pki, Shown},
@@ -160,7 +159,7 @@ impl Secantus {
                     ]);
             }
             let process = spec.spawn()?;
-            process.wait_ready(Duration::from_secs(30), || {
+            process.wait_ready(PATIENCE, || {
                 TcpStream::connect((Ipv4Addr::LOCALHOST, port))
                     .map(drop)
                     .map_err(|err| err.to_string())

@@ -28,7 +28,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    PASSWORD,
+    PASSWORD, PATIENCE,
     error::{Error, Result},
     install,
     pki::{Certified, Pki, Shown},
@@ -252,7 +252,7 @@ impl<'a> Builder<'a> {
                 .args(args),
         };
         let process = spec.spawn()?;
-        process.wait_ready(Duration::from_secs(10), || answers(port))?;
+        process.wait_ready(PATIENCE, || answers(port))?;
         let holding = if self.full { hold(port)? } else { Vec::new() };
         Ok(Slapd {
             _holding: holding,
