@@ -23,10 +23,13 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) const SHORT: Duration = Duration::from_millis(400);
 
 /// For peers that hang once they have spoken: their words have to fit in, on a busy machine too.
-pub(crate) const LONGER: Duration = Duration::from_secs(2);
+pub(crate) const LONGER: Duration = Duration::from_secs(3);
 
 /// For hosts that share the time, of which the first hangs: half of it is left for the next.
 pub(crate) const SHARED: Duration = Duration::from_secs(6);
+
+/// For queries that do not end: the tenth that is kept back to have one taken back is half a second.
+pub(crate) const ENDLESS_QUERY: Duration = Duration::from_secs(5);
 
 /// How late a busy machine may be. Without a deadline a silent peer is waited for for ever.
 const LATE: Duration = Duration::from_secs(10);
@@ -63,6 +66,17 @@ pub(crate) fn attempt(spec: &Value) -> Outcome {
 /// One attempt with a deadline of its own.
 pub(crate) fn attempt_within(timeout: Duration, spec: &Value) -> Outcome {
     attempt_with(timeout, &ResolverChoice::Auto, spec)
+}
+
+/// Such attempts, all at the same time.
+pub(crate) fn attempts_within<const N: usize>(
+    timeout: Duration,
+    specs: [Value; N],
+) -> [Outcome; N] {
+    std::thread::scope(|scope| {
+        let attempts = specs.map(|spec| scope.spawn(move || attempt_within(timeout, &spec)));
+        attempts.map(|attempt| attempt.join().unwrap())
+    })
 }
 
 /// One attempt with a resolver of its own.
@@ -151,6 +165,15 @@ pub(crate) fn soon(done: impl Fn() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(5));
     }
     true
+}
+
+/// How many seconds to give a plugin of Nagios, and ourselves, at a server in this state: an answer
+/// may take its time on a busy machine, and of a process that stands still none comes.
+pub(crate) fn seconds_for(state: &str) -> u64 {
+    match state.ends_with("SIGSTOPped") {
+        true => 1,
+        false => 10,
+    }
 }
 
 /// Expects it to be up.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::check::{
     LONGER, SHORT, TIMEOUT, assert_down, attempt, attempt_with, attempt_with_secret,
-    attempt_within, down, phases, up, with,
+    attempt_within, attempts_within, down, phases, up, with,
 };
 use crate::web::{self, hint, message, own_nginx, soon, summary, table, trusting, with_properties};
 
@@ -734,11 +734,7 @@ fn a_hang_and_a_slow_body_are_timeouts_and_leave_nothing_open() {
             https(nginx.http1, path),
             https(nginx.https, path),
         ];
-        let outcomes = std::thread::scope(|scope| {
-            let attempts = specs.map(|spec| scope.spawn(move || attempt_within(LONGER, &spec)));
-            attempts.map(|attempt| attempt.join().unwrap())
-        });
-        for outcome in outcomes {
+        for outcome in attempts_within(LONGER, specs) {
             assert_down(&outcome, "timeout", "request", "");
             assert!(message(&outcome).starts_with(said), "{outcome:#?}");
             let status = path.starts_with("/slow").then_some(200);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use conncheck_config::{Documents, Secret};
 use conncheck_probes::{Files, Outcome, Probe, ResolverChoice};
@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::check::{
-    FAULTS, SHORT, TIMEOUT, assert_down, attempt, attempt_with_secret, attempt_within, down,
-    phases, probe, probe_on, refuses_every_fault, run, up, with,
+    FAULTS, LONGER, SHORT, TIMEOUT, assert_down, attempt, attempt_with_secret, attempt_within,
+    down, phases, probe, probe_on, refuses_every_fault, run, up, with,
 };
 use crate::program::{code, conncheck, document, text, write};
 use crate::web::{hint, message, seconds, soon, summary, trusting, with_properties};
@@ -848,13 +848,11 @@ fn lives(pid: &str) -> bool {
 fn a_plugin_that_hangs_is_killed_with_its_children() {
     let server = own(ApiServerKind::Main);
     let plugin = Plugin::new("sleep 600 & echo $$ $! >pids; wait");
-    let started = Instant::now();
-    let outcome = attempt_within(SHORT, &by_user(&server, plugin.user()));
-    assert!(started.elapsed() < Duration::from_secs(2));
+    let outcome = attempt_within(LONGER, &by_user(&server, plugin.user()));
     assert_down(&outcome, "timeout", "auth", "");
     assert_eq!(
         message(&outcome),
-        "the program `rig-plugin` did not end within 400ms"
+        "the program `rig-plugin` did not end within 3s"
     );
     assert!(hint(&outcome).contains("run it by hand"), "{outcome:?}");
     let pids = plugin.read("pids");

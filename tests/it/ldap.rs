@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::check::{
     FAULTS, LONGER, SHORT, TIMEOUT, assert_down, attempt, attempt_with_secret, attempt_within,
-    down, phases, refuses_every_fault, soon, trusting, up, with,
+    down, phases, refuses_every_fault, seconds_for, soon, trusting, up, with,
 };
 
 crate::trials![
@@ -717,10 +717,10 @@ fn verdicts_agree_with_check_ldap() {
     let pki = Rig::shared().pki();
     let agree = |what: &str, port: u16, tls: &str, password: &str, is_up: bool| {
         let (dn, port_) = (Slapd::dn("probe"), port.to_string());
-        // Long enough for a busy machine, where it is not sure to pass.
-        let patience = if what == "SIGSTOPped" { "1" } else { "10" };
+        let seconds = seconds_for(what);
+        let timeout = seconds.to_string();
         let mut args = vec!["-H", "127.0.0.1", "-p", &port_, "-b", BASE, "-3"];
-        args.extend(["-t", patience]);
+        args.extend(["-t", &timeout]);
         args.extend(["-D", &dn, "-P", password]);
         let (scheme, start_tls) = match tls {
             "--ssl" => ("ldaps", false),
@@ -742,10 +742,7 @@ fn verdicts_agree_with_check_ldap() {
             "" => spec,
             _ => trusting(spec),
         };
-        let ours = match what {
-            "SIGSTOPped" => attempt_within(SHORT, &spec),
-            _ => attempt(&spec),
-        };
+        let ours = attempt_within(Duration::from_secs(seconds), &spec);
         assert_eq!(ours.is_up(), is_up, "{what}: {ours:#?}");
     };
     let ways = |slapd: &Slapd| {

@@ -4,19 +4,16 @@
 //! `plain`, `tls` or `verified`, or down for its reason. Whether a session is in TLS is asked of the
 //! server itself: [`IN_TLS`] fails where it is not.
 
-use std::time::Duration;
-
 use conncheck_probes::Outcome;
 use conncheck_rig::faults::{self, Peer};
 use conncheck_rig::{
     Certified, PASSWORD, PATIENCE, Postgres, PostgresKind, Rig, Shown, Skipped, need,
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use crate::check::{
-    self, RUNTIME, SHARED, SHORT, assert_down, attempt, attempt_within, check_certificates,
-    check_grid, down, phases, summary, up, with,
+    self, ENDLESS_QUERY, SHARED, SHORT, assert_down, attempt, attempt_within, attempts_within,
+    check_certificates, check_grid, down, phases, soon, summary, up, with,
 };
 
 crate::trials![
@@ -808,23 +805,19 @@ fn a_stopped_process_is_a_timeout() {
 
 fn a_query_that_hangs_is_a_timeout_in_the_request() {
     let postgres = need!(own("slow"));
-    for mode in ["disable", "require"] {
+    let specs = ["disable", "require"].map(|mode| {
         let spec = spec(&postgres, "nopw", &format!("sslmode={mode}"));
-        let spec = with(spec, query("SELECT pg_sleep(600)"));
-        // Long enough to log in on a busy machine.
-        let outcome = attempt_within(2 * SHORT, &spec);
+        with(spec, query("SELECT pg_sleep(600)"))
+    });
+    for outcome in attempts_within(ENDLESS_QUERY, specs) {
         assert_down(&outcome, "timeout", "request", "");
         assert!(outcome.server.is_some());
-        // The server was told: the query does not go on without us.
-        eventually(|| {
-            let asking = "SELECT query FROM pg_stat_activity \
-                          WHERE query LIKE '%sleep(600)%' AND pid <> pg_backend_pid()";
-            match postgres.sql("app", asking).unwrap().is_empty() {
-                true => Ok(()),
-                false => Err("the query goes on".to_owned()),
-            }
-        });
     }
+    // The server was told: no query goes on without us.
+    let asking = "SELECT query FROM pg_stat_activity \
+                  WHERE query LIKE '%sleep(600)%' AND pid <> pg_backend_pid()";
+    let is_over = || postgres.sql("app", asking).unwrap().is_empty();
+    assert!(soon(is_over), "a query goes on");
 }
 
 fn leaves_no_session_and_no_complaint_behind() {
@@ -867,12 +860,13 @@ fn leaves_no_session_and_no_complaint_behind() {
     let sessions = || postgres.sql("app", sessions).unwrap().len();
     let goodbye = "user=probe db=app app=conncheck LOG:  disconnection";
     let goodbyes = || postgres.log().matches(goodbye).count();
-    eventually(|| match (sessions(), goodbyes()) {
-        (0, said) if said >= 3 * LOGINS => Ok(()),
-        (left, said) => Err(format!(
-            "{left} sessions are left, {said} have said goodbye"
-        )),
-    });
+    let is_over = || sessions() == 0 && goodbyes() >= 3 * LOGINS;
+    assert!(
+        soon(is_over),
+        "{} sessions are left, {} have said goodbye",
+        sessions(),
+        goodbyes()
+    );
     for complaint in [
         "unexpected EOF",
         "could not receive",
@@ -890,16 +884,4 @@ fn leaves_no_session_and_no_complaint_behind() {
             .collect();
         assert!(lines.is_empty(), "{lines:#?}");
     }
-}
-
-/// What the server does behind our back, it does soon.
-#[track_caller]
-fn eventually(done: impl Fn() -> Result<(), String>) {
-    RUNTIME.block_on(async {
-        let deadline = Instant::now() + PATIENCE;
-        while let Err(why) = done() {
-            assert!(Instant::now() < deadline, "{why}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
 }

@@ -9,8 +9,8 @@ use conncheck_rig::{Certified, Exim, PASSWORD, PATIENCE, Postfix, Rig, SmtpPeer,
 use serde_json::{Value, json};
 
 use crate::check::{
-    SHORT, assert_down, attempt, attempt_with_secret, attempt_within, down, hint, message, phases,
-    refuses, soon, up, with,
+    SHORT, TIMEOUT, assert_down, attempt, attempt_with_secret, attempt_within, down, hint, message,
+    phases, refuses, seconds_for, soon, up, with,
 };
 
 crate::trials![
@@ -231,7 +231,7 @@ fn each_encryption_at_each_kind_of_server() {
             ] {
                 let within = match expected.starts_with("timeout") {
                     true => SHORT,
-                    false => Duration::from_secs(3),
+                    false => TIMEOUT,
                 };
                 let outcome = attempt_within(within, &spec);
                 assert_eq!(came(&outcome), expected, "{spec}: {outcome:#?}");
@@ -599,10 +599,10 @@ fn leaves_no_connection_behind() {
 /// Our verdict on `spec`, and that of `check_smtp` with these arguments: both up, or both down.
 #[track_caller]
 fn agrees(state: &str, is_up: bool, spec: &Value, port: u16, args: &[&str]) {
-    // It gives up after a second, as we do.
-    let ours = attempt_within(Duration::from_secs(1), spec);
+    let seconds = seconds_for(state);
+    let ours = attempt_within(Duration::from_secs(seconds), spec);
     assert_eq!(ours.is_up(), is_up, "{state}: {ours:#?}");
-    let port = port.to_string();
+    let (port, seconds) = (port.to_string(), seconds.to_string());
     let common = [
         "-H",
         "127.0.0.1",
@@ -611,7 +611,7 @@ fn agrees(state: &str, is_up: bool, spec: &Value, port: u16, args: &[&str]) {
         "-F",
         "probe.example.com",
         "-t",
-        "1",
+        &seconds,
     ];
     let theirs = need!(plugins::run("check_smtp", &[&common, args].concat()));
     assert_eq!(theirs.is_ok(), is_up, "{state}: {theirs:?}");
@@ -644,7 +644,7 @@ fn agrees_with_check_smtp() {
             &login("wrong"),
         );
         server.pause();
-        agrees(&state("paused"), false, &spec, port, &login(PASSWORD));
+        agrees(&state("SIGSTOPped"), false, &spec, port, &login(PASSWORD));
         server.resume();
         agrees(&state("up again"), true, &spec, port, &login(PASSWORD));
     }

@@ -7,7 +7,7 @@ use conncheck_rig::{Certified, Nginx, Rig, need, plugins};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::check::{attempt, attempt_within, down, phases, refuses, up, with};
+use crate::check::{attempt, attempt_within, down, phases, refuses, seconds_for, up, with};
 pub(crate) use crate::check::{hint, message, seconds, soon, summary, trusting};
 
 /// A definition at an origin (`https://localhost:PORT`) of nginx, where everything is right.
@@ -164,13 +164,14 @@ pub(crate) fn plain_http_to_a_tls_port_and_the_reverse(nginx: &Nginx, at: At) {
     assert!(outcome.tls.is_none(), "there was none to record");
 }
 
-/// Our verdict on `spec`, and that of `check_http` with these arguments: both up, or both down. It
-/// gives up after a second, as we do.
+/// Our verdict on `spec`, and that of `check_http` with these arguments: both up, or both down.
 #[track_caller]
 pub(crate) fn agrees_with_check_http(state: &str, is_up: bool, spec: &Value, args: &[&str]) {
-    let ours = attempt_within(Duration::from_secs(1), spec);
+    let seconds = seconds_for(state);
+    let ours = attempt_within(Duration::from_secs(seconds), spec);
     assert_eq!(ours.is_up(), is_up, "{state}: {ours:#?}");
-    let common = ["-H", "localhost", "-I", "127.0.0.1", "-t", "1"];
+    let seconds = seconds.to_string();
+    let common = ["-H", "localhost", "-I", "127.0.0.1", "-t", &seconds];
     let theirs = need!(plugins::run("check_http", &[&common, args].concat()));
     assert_eq!(theirs.is_ok(), is_up, "{state}: {theirs:?}");
 }
