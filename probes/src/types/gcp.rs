@@ -832,6 +832,15 @@ mod tests {
         let in_a_day = jiff::Timestamp::now().as_second() + 86400;
         let told = outcome.credential_expiry.unwrap().as_second();
         assert!((in_a_day - 10..=in_a_day).contains(&told), "{told}");
+        // Later than there are dates.
+        let granted = format!(
+            r#"{{"access_token": "t", "refresh_token_expires_in": {}}}"#,
+            i64::MAX
+        );
+        let scripts = vec![json_of("200 OK", &granted), json_of("200 OK", INFO)];
+        let (outcome, _) = asked(user, "", scripts).await;
+        assert!(outcome.is_up(), "{outcome:?}");
+        assert_eq!(outcome.credential_expiry, None);
     }
 
     #[tokio::test]

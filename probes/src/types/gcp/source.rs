@@ -326,7 +326,8 @@ impl RefreshToken {
         if let Some(Ends {
             refresh_token_expires_in: seconds @ 1..,
         }) = ends
-            && let Ok(at) = Timestamp::from_second(Timestamp::now().as_second() + seconds)
+            && let Ok(at) =
+                Timestamp::from_second(Timestamp::now().as_second().saturating_add(seconds))
         {
             attempt.credential_expires(at);
         }
