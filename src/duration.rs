@@ -94,6 +94,37 @@ mod tests {
         ");
     }
 
+    /// Whatever is read can be added to any moment.
+    #[test]
+    fn nothing_is_longer_than_its_limit() {
+        let interval = |text: &str| text.parse::<Interval>().map(|interval| interval.0);
+        let timeout = |text: &str| text.parse::<Timeout>().map(|timeout| timeout.0);
+        assert_eq!(interval("7d"), Ok(Duration::from_hours(7 * 24)));
+        assert_eq!(timeout("1h"), Ok(Duration::from_hours(1)));
+        assert_eq!(timeout("1ms"), Ok(Duration::from_millis(1)));
+        for (text, expected) in [
+            (
+                "1h 1ns",
+                "`1h 1ns` is not between 1ms and 1h, as a timeout must be",
+            ),
+            (
+                "999us",
+                "`999us` is not between 1ms and 1h, as a timeout must be",
+            ),
+            (
+                "584y",
+                "`584y` is not between 1ms and 1h, as a timeout must be",
+            ),
+        ] {
+            assert_eq!(timeout(text), Err(expected.to_owned()));
+        }
+        // As long as a duration can be, and longer.
+        for text in ["18446744073709551615s", "18446744073709551616s", "7d 1ns"] {
+            interval(text).expect_err(text);
+            timeout(text).expect_err(text);
+        }
+    }
+
     #[test]
     fn measured_durations_keep_three_digits() {
         let shown = [

@@ -856,6 +856,20 @@ mod tests {
         assert!(outcome.phases[0].1 >= Duration::from_millis(50));
     }
 
+    /// A driver's option may be any number of seconds.
+    #[tokio::test]
+    async fn a_limit_longer_than_time_goes_is_none() {
+        let outcome = outcome_of(Duration::from_secs(5), |attempt| {
+            Box::pin(async move {
+                attempt.limit(Some(Duration::MAX));
+                let step = async { Ok::<(), Cause>(()) };
+                attempt.phase(Phase::Request, step).await
+            })
+        })
+        .await;
+        assert!(outcome.is_up(), "{outcome:?}");
+    }
+
     #[tokio::test]
     async fn a_panic_is_an_outcome() {
         let outcome = outcome_of(Duration::from_secs(5), |attempt| {

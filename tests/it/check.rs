@@ -191,6 +191,21 @@ pub(crate) fn down(spec: Value, reason: &str, phase: &str, code: &str) -> Outcom
     outcome
 }
 
+/// Expects a query that answers with nearly as much as is read of a peer to be answered, and one that
+/// answers with more to be the owner's to mend.
+pub(crate) fn check_long_answers(ask: impl Fn(&str) -> Value, taken: &[&str], too_long: &[&str]) {
+    for query in taken {
+        let outcome = attempt_within(PATIENCE, &ask(query));
+        assert!(outcome.is_up(), "{query}: {outcome:#?}");
+    }
+    for query in too_long {
+        let outcome = attempt_within(PATIENCE, &ask(query));
+        assert_eq!(summary(&outcome), "assertion request -", "{query}");
+        let hint = hint(&outcome);
+        assert!(hint.contains("a row or a few"), "{query}: {hint}");
+    }
+}
+
 #[track_caller]
 pub(crate) fn assert_down(outcome: &Outcome, reason: &str, phase: &str, code: &str) {
     let Err(failure) = &outcome.result else {

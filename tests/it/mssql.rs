@@ -5,8 +5,8 @@ use conncheck_rig::{Mssql, MssqlKind, PASSWORD, PATIENCE, Rig, Shown, faults, ne
 use serde_json::{Value, json};
 
 use crate::check::{
-    ENDLESS_QUERY, assert_down, attempt, attempt_with_secret, attempts_within, down, phases,
-    refuses_every_fault, soon, up, with,
+    ENDLESS_QUERY, assert_down, attempt, attempt_with_secret, attempts_within, check_long_answers,
+    down, phases, refuses_every_fault, soon, up, with,
 };
 
 crate::trials![
@@ -27,6 +27,7 @@ crate::trials![
     not_ready_is_unavailable,
     failing_queries,
     rows_of_every_layout_are_passed_over,
+    a_query_that_answers_too_much,
     a_query_that_does_not_end_is_taken_back,
     timeouts_of_the_url,
     a_stopped_server_refuses,
@@ -543,6 +544,20 @@ fn rows_of_every_layout_are_passed_over() {
         }
     }
     assert_polite(&mssql);
+}
+
+fn a_query_that_answers_too_much() {
+    let mssql = own();
+    check_long_answers(
+        |text| {
+            with(
+                asks(&mssql, text),
+                json!({"properties": {"encrypt": "disable"}}),
+            )
+        },
+        &["SELECT * FROM large"],
+        &["SELECT * FROM huge"],
+    );
 }
 
 fn a_query_that_does_not_end_is_taken_back() {

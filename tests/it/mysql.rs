@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use crate::check::{
     self, ENDLESS_QUERY, LONGER, SHORT, assert_down, assert_recorded, attempt, attempt_with_secret,
-    attempt_within, check_certificates, check_grid, down, hint_of, phases, soon, summary, up, with,
+    attempt_within, check_certificates, check_grid, check_long_answers, down, hint_of, phases,
+    soon, summary, up, with,
 };
 
 crate::trials![
@@ -33,6 +34,7 @@ crate::trials![
     what_the_server_says_no_to,
     no_room_for_us,
     the_query_decides,
+    a_query_that_answers_too_much,
     a_query_that_hangs_is_given_up_by_the_server,
     names_itself_and_sets_what_the_url_says,
     a_stopped_process_is_a_timeout,
@@ -539,6 +541,24 @@ fn the_query_decides() {
     let two = |text: &str| with(spec(&mariadb, "probe", "multiStatements=true"), query(text));
     up(two("SELECT 1; SELECT 2; DO 3"));
     down(two("SELECT 1; SELEC 2"), "assertion", "request", "1064");
+}
+
+fn a_query_that_answers_too_much() {
+    let mariadb = need!(Rig::shared().mariadb());
+    check_long_answers(
+        |text| with(spec(&mariadb, "probe", "tls=disabled"), query(text)),
+        &[
+            "SELECT REPEAT('x', 16000000)",
+            "SELECT REPEAT('x', 1000000) FROM seq_1_to_16",
+        ],
+        &[
+            "SELECT REPEAT('x', 16777210)",
+            // In more than one packet.
+            "SELECT REPEAT('x', 16000000), REPEAT('x', 16000000)",
+            "SELECT REPEAT('x', 1000000) FROM seq_1_to_17",
+            "SELECT REPEAT('x', 10000) FROM seq_1_to_2000000000",
+        ],
+    );
 }
 
 fn a_query_that_hangs_is_given_up_by_the_server() {

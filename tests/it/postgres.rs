@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::check::{
     self, ENDLESS_QUERY, SHARED, SHORT, assert_down, attempt, attempt_within, attempts_within,
-    check_certificates, check_grid, down, phases, soon, summary, up, with,
+    check_certificates, check_grid, check_long_answers, down, phases, soon, summary, up, with,
 };
 
 crate::trials![
@@ -32,6 +32,7 @@ crate::trials![
     wrong_missing_and_expired_credentials,
     what_the_server_says_no_to,
     the_query_decides,
+    a_query_that_answers_too_much,
     names_itself_and_passes_options_on,
     each_target_session_attrs_and_kind_of_server,
     several_hosts,
@@ -597,6 +598,24 @@ fn the_query_decides() {
     ] {
         down(ask(text), reason, "request", code);
     }
+}
+
+fn a_query_that_answers_too_much() {
+    let postgres = need!(Rig::shared().postgres());
+    check_long_answers(
+        |text| with(spec(&postgres, "nopw", "sslmode=disable"), query(text)),
+        &[
+            "SELECT repeat('x', 16000000)",
+            "SELECT repeat('x', 1000000) FROM generate_series(1, 16)",
+        ],
+        &[
+            "SELECT repeat('x', 17000000)",
+            "SELECT repeat('x', 1000000) FROM generate_series(1, 17)",
+            "SELECT repeat('x', 10000), generate_series(1, 2000000000)",
+            "DO $$ BEGIN RAISE NOTICE '%', repeat('x', 17000000); END $$",
+            "DO $$ BEGIN RAISE EXCEPTION '%', repeat('x', 17000000); END $$",
+        ],
+    );
 }
 
 fn names_itself_and_passes_options_on() {

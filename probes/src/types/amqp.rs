@@ -949,7 +949,7 @@ mod tests {
     use super::wire::tests::{close, frame, greeting, method, short, start};
     use super::*;
     use crate::outcome::Outcome;
-    use crate::testing::{LONG, Peer, Script, build, check_logins, percent_encoded};
+    use crate::testing::{LONG, Peer, Script, build, build_or_say, check_logins, percent_encoded};
 
     const LOGIN: &str = "username: probe\npassword: secret";
 
@@ -1496,6 +1496,18 @@ mod tests {
             };
             let said = &mistakes[0].message;
             assert!(said.contains(message), "{url}: {said}");
+        }
+    }
+
+    #[test]
+    fn an_empty_password_has_a_hint_of_its_own() {
+        for url in ["amqp://u:@h", "amqps://u:@h/vhost"] {
+            let said = build_or_say("amqp", &format!("url: {url}")).err();
+            let said = said.expect(url);
+            assert!(
+                said.contains("an empty one (`user:@host`) cannot be given"),
+                "{said}"
+            );
         }
     }
 

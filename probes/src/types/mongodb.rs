@@ -944,7 +944,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        Authority, LONG, build, build_partly, check_logins, percent_encoded, quoted, run,
+        Authority, LONG, build, build_partly, check, check_logins, percent_encoded, quoted, run,
+        saying,
     };
 
     fn message(spec: &str) -> String {
@@ -1082,6 +1083,23 @@ mod tests {
         let rest = stream.read_to_end(&mut Vec::new()).await;
         assert_eq!(rest.unwrap(), 0, "nothing more is asked");
         heard
+    }
+
+    /// Nobody waits for what would not be read.
+    #[tokio::test]
+    async fn a_reply_that_is_announced_too_long_is_told_at_once() {
+        let mut announced = wire::tests::reply_to(1, &hello());
+        announced[..4].copy_from_slice(&(256 * 1024 + 1_u32).to_le_bytes());
+        let (port, peer) = saying(&[Some(&announced)], false).await;
+        let probe = build("mongodb", &url(&format!("u:p@127.0.0.1:{port}")), &[]).unwrap();
+        let outcome = run(&probe, LONG).await;
+        check(
+            &outcome,
+            Reason::Protocol,
+            Phase::Auth,
+            "not in MongoDB's protocol",
+        );
+        peer.await.unwrap();
     }
 
     fn hello() -> RawDocumentBuf {

@@ -564,7 +564,10 @@ fn batch(query: &str) -> Tokens {
             .error(208, 1, 16, "Invalid object name 'nowhere'.")
             .done(wire::ERROR, 0),
         "SELECT * FROM everything" => everything(),
-        "SELECT * FROM big" => big(),
+        "SELECT * FROM big" => rows(200),
+        // A little less than 16 MiB, and more.
+        "SELECT * FROM large" => rows(4000),
+        "SELECT * FROM huge" => rows(4500),
         "EXEC greet" => tokens
             .info(0, "hello")
             .raw(&wire::done(0xff, wire::MORE, 0))
@@ -713,16 +716,16 @@ fn everything() -> Tokens {
     Tokens::default().raw(&bytes).done(wire::COUNT, 3)
 }
 
-/// More than a packet holds, in rows that end anywhere in one.
-fn big() -> Tokens {
+/// More than a packet holds, in rows that end anywhere in one: 4 kB each on average.
+fn rows(count: u64) -> Tokens {
     let mut bytes = vec![0x81, 1, 0, 0, 0, 0, 0, 9, 0, 0xe7, 0x40, 0x1f];
     bytes.extend(wire::COLLATION);
     bytes.push(0);
-    for row in 0..200 {
-        let value = "x".repeat(row * 13 % 4000);
+    for row in 0..count {
+        let value = "x".repeat((row * 13 % 4000) as usize);
         bytes.push(0xd1);
         bytes.extend(((value.len() * 2) as u16).to_le_bytes());
         bytes.extend(wire::utf16(&value));
     }
-    Tokens::default().raw(&bytes).done(wire::COUNT, 200)
+    Tokens::default().raw(&bytes).done(wire::COUNT, count)
 }

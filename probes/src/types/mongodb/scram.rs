@@ -344,13 +344,25 @@ mod tests {
     }
 
     #[test]
+    fn as_many_rounds_as_may_be_are_taken() {
+        for hash in [Hash::Sha1, Hash::Sha256] {
+            let mut conversation = Conversation::with_nonce(hash, "user", "abc".to_owned());
+            conversation
+                .answer(&login("user", "pencil"), b"r=abcd,s=AAAA,i=100000", None)
+                .unwrap();
+        }
+    }
+
+    #[test]
     fn a_dishonest_first_answer_is_refused() {
         for answer in [
             &b"r=xyz,s=AAAA,i=4096"[..],
             b"r=abc,s=AAAA,i=4096",
             b"r=abcd,s=AAAA,i=4095",
             b"r=abcd,s=AAAA,i=0",
+            b"r=abcd,s=AAAA,i=100001",
             b"r=abcd,s=AAAA,i=2000000000",
+            b"r=abcd,s=AAAA,i=4294967296",
             b"r=abcd,s=AAAA,i=-1",
             b"r=abcd,s=!!,i=4096",
             b"r=abcd,i=4096",

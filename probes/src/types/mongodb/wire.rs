@@ -443,6 +443,22 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_reply_may_be_so_long_and_no_longer() {
+        let head = |bytes: u32| {
+            let mut head = reply_to(1, &rawdoc! {});
+            head[..4].copy_from_slice(&bytes.to_le_bytes());
+            head.truncate(HEADER_BYTES);
+            head
+        };
+        let most = REPLY_MAX_BYTES as u32;
+        assert_eq!(length(&head(most)).unwrap(), Some(REPLY_MAX_BYTES));
+        for bytes in [most + 1, u32::MAX] {
+            let cause = length(&head(bytes)).unwrap_err();
+            assert_eq!(cause.reason, Reason::Protocol);
+        }
+    }
+
+    #[test]
     fn what_is_malformed_is_a_protocol_error() {
         let good = reply_to(1, &rawdoc! { "ok": 1.0 });
         let mut bad = vec![good[..good.len() - 1].to_vec()];
