@@ -33,6 +33,9 @@ use crate::{Env, ResolverChoice};
 /// Long enough for anything that works.
 pub(crate) const LONG: Duration = Duration::from_secs(10);
 
+/// For peers that hang once they have spoken: their words have to fit in, on a busy machine too.
+pub(crate) const UNTIL_THEY_HANG: Duration = Duration::from_secs(2);
+
 struct NoFiles;
 
 impl Files for NoFiles {

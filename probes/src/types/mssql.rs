@@ -770,12 +770,16 @@ mod tests {
 
     /// One attempt at a peer that says this when it is first spoken to.
     async fn at_peer(script: Script, encrypt: &str) -> Outcome {
+        at_peer_within(testing::LONG, script, encrypt).await
+    }
+
+    async fn at_peer_within(timeout: Duration, script: Script, encrypt: &str) -> Outcome {
         let peer = Peer::new([script]).await;
         let url = format!(
             "url: sqlserver://u:pw@127.0.0.1:{}?encrypt={encrypt}",
             peer.port
         );
-        testing::run(&build(&url).unwrap(), Duration::from_millis(300)).await
+        testing::run(&build(&url).unwrap(), timeout).await
     }
 
     #[tokio::test]
@@ -810,21 +814,22 @@ mod tests {
     #[tokio::test]
     async fn peers_that_say_too_little_or_too_much() {
         let first = |words: &[u8]| Script::First(words.to_vec());
-        let half = &no_tls()[..5];
-        let outcome = at_peer(first(half), "true").await;
-        check(
-            &outcome,
-            Reason::Timeout,
-            Phase::Tls,
-            "did not answer the PRELOGIN",
+        let has_tls = packet(b"\x01\0\x06\0\x01\xff\x01");
+        let hangs = |script, encrypt| at_peer_within(testing::UNTIL_THEY_HANG, script, encrypt);
+        let (half, in_the_login, in_the_handshake, silent) = tokio::join!(
+            hangs(first(&no_tls()[..5]), "true"),
+            hangs(first(&no_tls()), "disable"),
+            hangs(first(&has_tls), "true"),
+            // Until a request ends that is none of ours.
+            hangs(hold(no_tls()), "disable"),
         );
-        let outcome = at_peer(first(&no_tls()), "disable").await;
-        check(&outcome, Reason::Timeout, Phase::Auth, "login");
+        let no_prelogin = "did not answer the PRELOGIN";
+        check(&half, Reason::Timeout, Phase::Tls, no_prelogin);
+        check(&in_the_login, Reason::Timeout, Phase::Auth, "login");
+        check(&in_the_handshake, Reason::Timeout, Phase::Tls, "handshake");
+        check(&silent, Reason::Timeout, Phase::Auth, "PRELOGIN");
         let outcome = at_peer(first(&no_tls()), "true").await;
         check(&outcome, Reason::TlsOther, Phase::Tls, "does not offer TLS");
-        let has_tls = packet(b"\x01\0\x06\0\x01\xff\x01");
-        let outcome = at_peer(first(&has_tls), "true").await;
-        check(&outcome, Reason::Timeout, Phase::Tls, "handshake");
         let only_login = packet(b"\x01\0\x06\0\x01\xff\x00");
         let outcome = at_peer(first(&only_login), "true").await;
         check(&outcome, Reason::TlsOther, Phase::Tls, "the login only");
@@ -846,9 +851,6 @@ mod tests {
             Phase::Auth,
             "neither let us in nor said why",
         );
-        // It is silent until a request ends that is none of ours.
-        let outcome = at_peer(hold(no_tls()), "disable").await;
-        check(&outcome, Reason::Timeout, Phase::Auth, "PRELOGIN");
     }
 
     #[test]

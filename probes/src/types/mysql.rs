@@ -1323,7 +1323,7 @@ mod tests {
             spec += &format!("\nproperties: {{query: {query}}}");
         }
         let probe = testing::build("mysql", &spec, &[]).unwrap();
-        let outcome = testing::run(&probe, Duration::from_millis(400)).await;
+        let outcome = testing::run(&probe, testing::LONG).await;
         (outcome, peer.await.unwrap())
     }
 
@@ -1336,7 +1336,8 @@ mod tests {
             ("5.5.5-10.11.14-MariaDB-0+deb12u2", "MariaDB 10.11.14"),
             ("11.8.3-MariaDB-ubu2404", "MariaDB 11.8.3"),
         ] {
-            let (outcome, _) = at_peer(&[&greeting(version)], None).await;
+            let refusal = b"\xff\x15\x04#28000no";
+            let (outcome, _) = at_peer(&[&greeting(version), refusal], None).await;
             assert_eq!(outcome.server.as_deref(), Some(name));
         }
     }

@@ -1114,20 +1114,35 @@ mod tests {
         testing::build_or_say("postgres", spec)
     }
 
+    /// Attempts what comes to an end.
     async fn attempt(spec: &str) -> Outcome {
-        testing::run(&build(spec).unwrap(), Duration::from_millis(400)).await
+        testing::run(&build(spec).unwrap(), testing::LONG).await
+    }
+
+    /// Attempts what hangs.
+    async fn attempt_in_vain(spec: &str) -> Outcome {
+        testing::run(&build(spec).unwrap(), testing::UNTIL_THEY_HANG).await
     }
 
     /// Attempts a login as `u`, with the password `pw`, at a peer that is [`testing::saying`] these
     /// words.
     async fn at_peer(words: &[Option<&[u8]>], options: &str) -> Outcome {
         let (port, peer) = testing::saying(words, false).await;
-        let outcome = attempt(&format!(
-            "url: postgres://u:pw@127.0.0.1:{port}/db?{options}"
-        ))
-        .await;
+        let outcome = attempt(&login_at(port, options)).await;
         peer.abort();
         outcome
+    }
+
+    /// The same at one that hangs in the end.
+    async fn at_hanging_peer(words: &[Option<&[u8]>], options: &str) -> Outcome {
+        let (port, peer) = testing::saying(words, false).await;
+        let outcome = attempt_in_vain(&login_at(port, options)).await;
+        peer.abort();
+        outcome
+    }
+
+    fn login_at(port: u16, options: &str) -> String {
+        format!("url: postgres://u:pw@127.0.0.1:{port}/db?{options}")
     }
 
     const MD5: &[u8] = b"R\0\0\0\x0c\0\0\0\x05salt";
@@ -1241,33 +1256,22 @@ mod tests {
 
     #[tokio::test]
     async fn peers_that_hang() {
-        check(
-            &at_peer(&[], "").await,
-            Reason::Timeout,
-            Phase::Tls,
-            "the server did not answer the request for TLS within 400ms",
+        let half_a_login = [Some(&b"R\0\0\0\x0c\0\0"[..])];
+        let row = messages(ONE_ROW);
+        let half_a_row = [Some(OK), Some(&row[..9])];
+        let (silent, agrees, declines, in_the_login, in_the_answer) = tokio::join!(
+            at_hanging_peer(&[], ""),
+            at_hanging_peer(&[Some(b"S")], ""),
+            at_hanging_peer(&[Some(b"N")], ""),
+            at_hanging_peer(&half_a_login, "sslmode=disable"),
+            at_hanging_peer(&half_a_row, "sslmode=disable"),
         );
-        check(
-            &at_peer(&[Some(b"S")], "").await,
-            Reason::Timeout,
-            Phase::Tls,
-            "handshake",
-        );
-        check(
-            &at_peer(&[Some(b"N")], "").await,
-            Reason::Timeout,
-            Phase::Auth,
-            "login",
-        );
-        let half = b"R\0\0\0\x0c\0\0";
-        let outcome = at_peer(&[Some(half)], "sslmode=disable").await;
-        check(&outcome, Reason::Timeout, Phase::Auth, "login");
-        let outcome = at_peer(
-            &[Some(OK), Some(&messages(ONE_ROW)[..9])],
-            "sslmode=disable",
-        )
-        .await;
-        check(&outcome, Reason::Timeout, Phase::Request, "request");
+        let is_silent = "the server did not answer the request for TLS within 2s";
+        check(&silent, Reason::Timeout, Phase::Tls, is_silent);
+        check(&agrees, Reason::Timeout, Phase::Tls, "handshake");
+        check(&declines, Reason::Timeout, Phase::Auth, "login");
+        check(&in_the_login, Reason::Timeout, Phase::Auth, "login");
+        check(&in_the_answer, Reason::Timeout, Phase::Request, "request");
     }
 
     #[tokio::test]
@@ -1366,7 +1370,7 @@ mod tests {
     async fn a_host_that_hangs_leaves_time_for_the_next() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = silent.local_addr().unwrap().port();
-        let outcome = attempt(&format!(
+        let outcome = attempt_in_vain(&format!(
             "url: postgres://u:pw@127.0.0.1:{port},127.0.0.1:1/db?sslmode=disable"
         ))
         .await;
@@ -1388,7 +1392,7 @@ mod tests {
     async fn a_deadline_tells_of_the_hosts_before() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = silent.local_addr().unwrap().port();
-        let outcome = attempt(&format!(
+        let outcome = attempt_in_vain(&format!(
             "url: postgres://u:pw@127.0.0.1:1,127.0.0.1:{port}/db"
         ))
         .await;
@@ -1397,7 +1401,7 @@ mod tests {
             Reason::Timeout,
             Phase::Tls,
             &format!(
-                "within 400ms (`postgres://127.0.0.1:1,127.0.0.1:{port}`); before that `127.0.0.1:1`: connection refused"
+                "within 2s (`postgres://127.0.0.1:1,127.0.0.1:{port}`); before that `127.0.0.1:1`: connection refused"
             ),
         );
     }
