@@ -176,6 +176,30 @@ mod tests {
             "types/kubernetes-unknown-context.yaml",
             "what a kubeconfig is made of",
         ),
+        ("types/legacy-auth-twice.yaml", TOGETHER),
+        ("types/legacy-ca-beside-certificate.yaml", TOGETHER),
+        ("types/legacy-endpoint-is-another.yaml", TOGETHER),
+        ("types/legacy-header-misspelt.yaml", JSON),
+        ("types/legacy-headers-are-no-json.yaml", JSON),
+        ("types/legacy-host-is-another.yaml", URL),
+        ("types/legacy-host-without-url.yaml", TOGETHER),
+        (
+            "types/legacy-insecure-tls-within-contradicts.yaml",
+            TOGETHER,
+        ),
+        ("types/legacy-ntlm.yaml", "a switch may be off"),
+        ("types/legacy-oauth-twice.yaml", TOGETHER),
+        ("types/legacy-oauth-with-a-bad-url.yaml", URL),
+        ("types/legacy-oauth-without-token-url.yaml", TOGETHER),
+        ("types/legacy-port-within-contradicts.yaml", TOGETHER),
+        ("types/legacy-replica-set-is-another.yaml", URL),
+        ("types/legacy-tenant-in-block-and-properties.yaml", TOGETHER),
+        (
+            "types/legacy-tenant-is-a-url.yaml",
+            "what a tenant is made of",
+        ),
+        ("types/legacy-tenant-twice.yaml", TOGETHER),
+        ("types/legacy-urls-disagree.yaml", TOGETHER),
         ("types/prometheus-query-in-url.yaml", URL),
         ("types/smtp-encryption-contradicts-scheme.yaml", URL),
         (
@@ -184,7 +208,9 @@ mod tests {
         ),
         ("types/unknown-libpq-option.yaml", URL),
         ("types/unknown-sslmode.yaml", URL),
+        ("types/webhook-header-in-a-shoutrrr-url.yaml", URL),
     ];
+    const JSON: &str = "what is written as JSON in a text";
     const TOGETHER: &str = "what does not go together";
     const WARNING: &str = "it is taken, with a warning";
     const TEMPLATE: &str = "what a template names";
@@ -275,6 +301,17 @@ mod tests {
                 judge.takes(block);
             }
         }
+        // The forms of a `spec`, each the last cell of its row.
+        let section = readme.split("### Every form of a manifest").nth(1).unwrap();
+        let rows = section.lines().filter(|line| line.starts_with("| "));
+        let cells = rows.filter_map(|row| row.trim_end_matches([' ', '|']).rsplit(" | ").next());
+        let specs = cells.filter(|cell| cell.starts_with("`{"));
+        let mut count = 0;
+        for spec in specs {
+            judge.takes(&definition(spec.trim_matches('`')));
+            count += 1;
+        }
+        assert!(count >= 45, "{count}");
     }
 
     #[test]
@@ -353,14 +390,17 @@ mod tests {
                 return false;
             };
             let annotated = target::plan_of(connection, ty, &rules()).is_ok();
-            let partial = ty.resolve_partly(connection);
+            let Ok(connection) = connection.clone().of_type(ty.name) else {
+                return false;
+            };
+            let partial = ty.resolve_partly(&connection);
             let mut mistakes = match partial.url_is_known {
                 true => (ty.build(&partial.resolved, &NoFiles).err()).unwrap_or_default(),
                 false => ty.check_settings(&partial.resolved),
             };
             mistakes.retain(|mistake| !partial.is_unknown_at(&mistake.place));
             // A reference in place of a mapping is found out when it is read.
-            let resolved = ty.resolve(connection, &Ones);
+            let resolved = ty.resolve(&connection, &Ones);
             let settled = resolved.is_ok_and(|resolved| match partial.url_is_known {
                 true => ty.build(&resolved, &NoFiles).is_ok(),
                 false => ty.check_settings(&resolved).is_empty(),
@@ -446,6 +486,8 @@ mod tests {
             json!({ "name": "a" }),
             json!({ "name": "A" }),
             json!([{ "name": "A", "value": 1 }]),
+            json!(r#"[{ "name": "A", "value": "b" }]"#),
+            json!(" "),
             json!({ "a": "b", "c": 1 }),
             json!({ "tokenURL": "https://h", "scope": ["a"] }),
         ])
@@ -484,6 +526,9 @@ mod tests {
             let schema = info.settings_schema().map(Value::from).unwrap_or_default();
             let settings = schema["properties"].as_object();
             keys.extend(settings.into_iter().flat_map(Map::keys).cloned());
+        }
+        for legacy in conncheck_config::legacy() {
+            keys.extend(legacy.properties.into_iter().map(str::to_owned));
         }
         prop::sample::select(keys)
     }

@@ -66,12 +66,18 @@ impl Definition {
     /// Finds the type and the plan. All mistakes at once.
     pub fn read(connection: Connection, rules: &Rules) -> Result<Self, Vec<ConfigError>> {
         let ty = type_of(&connection)?;
-        let plan = plan_of(&connection, ty, rules)?;
-        Ok(Self {
-            connection,
-            ty,
-            plan,
-        })
+        let plan = plan_of(&connection, ty, rules);
+        match (plan, connection.of_type(ty.name)) {
+            (Ok(plan), Ok(connection)) => Ok(Self {
+                connection,
+                ty,
+                plan,
+            }),
+            (plan, connection) => {
+                let errors = plan.err().into_iter().chain(connection.err());
+                Err(errors.flatten().collect())
+            }
+        }
     }
 }
 

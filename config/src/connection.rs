@@ -50,6 +50,8 @@ pub(crate) struct Spec {
     pub insecure_skip_verify: Option<Spanned<bool>>,
     /// A mapping, when given.
     pub properties: Option<Node>,
+    /// What templates name by what its owner calls it, and no type knows by that name.
+    pub for_templates: Option<Node>,
     /// Stands beside a URL that has none.
     pub port: Option<Value>,
     /// An authority, or the login of a type whose login is a document.
@@ -208,7 +210,7 @@ impl Connection {
     }
 
     /// Whether a literal `port` goes with a literal `url`.
-    fn check_port(&self) -> Option<Mistake> {
+    pub(crate) fn check_port(&self) -> Option<Mistake> {
         let port = self.spec.port.as_ref()?;
         let place = &port.place;
         let Some(url) = &self.spec.url else {
@@ -276,7 +278,7 @@ impl Spec {
                 Source::Literal(_) => None,
             })
             .collect();
-        if let Some(properties) = &self.properties {
+        for properties in self.properties.iter().chain(&self.for_templates) {
             collect(properties, &mut references);
         }
         references
@@ -293,24 +295,27 @@ impl Spec {
 
 /// Finds properties by name without searching each mapping more than once.
 pub(crate) struct Properties<'a> {
-    root: Option<&'a Node>,
+    spec: &'a Spec,
     seen: HashMap<*const Node, HashMap<&'a str, &'a Node>>,
 }
 
 impl<'a> Properties<'a> {
     pub fn new(spec: &'a Spec) -> Self {
         Self {
-            root: spec.properties.as_ref(),
+            spec,
             seen: HashMap::new(),
         }
     }
 
     /// What `$(properties.KEY)` names: the property of that name, or for `a.b` the `b` in `a`.
     pub fn get(&mut self, key: &str) -> Option<&'a Node> {
-        let root = self.root?;
-        self.child(root, key).or_else(|| {
-            key.split('.')
-                .try_fold(root, |node, part| self.child(node, part))
+        let spec = self.spec;
+        let mut roots = spec.properties.iter().chain(&spec.for_templates);
+        roots.find_map(|root| {
+            self.child(root, key).or_else(|| {
+                key.split('.')
+                    .try_fold(root, |node, part| self.child(node, part))
+            })
         })
     }
 

@@ -52,7 +52,7 @@ enum Address {
 
 /// What a field of a block is to us.
 #[derive(Clone, Copy)]
-enum Means {
+pub(crate) enum Means {
     Url,
     /// A list of URLs.
     Urls,
@@ -83,7 +83,7 @@ enum Means {
 
 const NO_REFERRING: Means =
     Means::Refused("write here what the other one says; conncheck follows no `connection://`");
-const NO_LOGIN_OF_WINDOWS: Means = Means::RefusedIfTrue(
+pub(crate) const NO_LOGIN_OF_WINDOWS: Means = Means::RefusedIfTrue(
     "basic authentication, bearer tokens and client certificates are supported",
 );
 
@@ -520,7 +520,7 @@ fn fields_schema(
 }
 
 impl Means {
-    fn schema(self, property: &dyn Fn(&str) -> Option<Json>) -> Json {
+    pub fn schema(self, property: &dyn Fn(&str) -> Option<Json>) -> Json {
         let value = |description: &str| json!({ "description": description, "$ref": "#/definitions/value" });
         let switch = |description: &str| {
             let mut schema = switch_schema();
@@ -572,6 +572,15 @@ pub(crate) fn switch_schema() -> Json {
         "patternErrorMessage": "true or false.",
         "properties": { "value": { "type": ["boolean", "string", "null"] } },
         "additionalProperties": false,
+    })
+}
+
+/// How a URL of a type begins that is made of its host.
+pub(crate) fn scheme_of(type_name: &str) -> Option<&'static str> {
+    let mut blocks = BLOCKS.iter().filter(|block| block.type_name == type_name);
+    blocks.find_map(|block| match block.address {
+        Address::Host { scheme, .. } => Some(scheme),
+        Address::Url | Address::Known => None,
     })
 }
 
@@ -815,13 +824,13 @@ impl Reader {
         true
     }
 
-    fn refuse(&mut self, entry: &Entry, path: &str, instead: &str) {
+    pub fn refuse(&mut self, entry: &Entry, path: &str, instead: &str) {
         let message = format!("`{path}` is not supported");
         self.blame(Mistake::new(&entry.place, message).hint(instead));
     }
 
     /// A list of URLs as one text.
-    fn urls(&mut self, node: &Node, path: &str) -> Option<Value> {
+    pub fn urls(&mut self, node: &Node, path: &str) -> Option<Value> {
         let Data::Seq(items) = &node.data else {
             return self.value(Some(node), path);
         };

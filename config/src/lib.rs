@@ -9,6 +9,7 @@ mod de;
 mod document;
 mod error;
 mod forms;
+mod legacy;
 mod node;
 mod read;
 mod resolve;
@@ -24,6 +25,7 @@ pub use connection::{Connection, Partial};
 pub use document::{Documents, Loaded, Loader, PassedOver, Trust};
 pub use error::{ConfigError, Identity, Place, Spanned};
 pub use forms::{BlockInfo, blocks};
+pub use legacy::{LegacyInfo, legacy};
 pub use node::{Node, NodeError, read_one};
 pub use resolve::{
     COMMON_KEYS, Field, Found, Lookup, NotFound, RefKind, Resolved, SecretKey, Unresolved,

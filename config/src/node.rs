@@ -72,6 +72,8 @@ struct Extra {
     name: Option<&'static str>,
     /// There for a template: no mistake where nothing else knows it.
     for_templates: bool,
+    /// A text that may hold a list or mapping as JSON, once it is known.
+    may_be_json: bool,
 }
 
 impl Node {
@@ -166,6 +168,61 @@ impl Node {
 
     pub(crate) fn may_be_unknown(&self) -> bool {
         self.extra.as_ref().is_some_and(|extra| extra.for_templates)
+    }
+
+    /// Notes that the text that this will be may hold JSON.
+    pub(crate) fn may_be_json(mut self) -> Self {
+        self.extra.get_or_insert_default().may_be_json = true;
+        self
+    }
+
+    /// A reference or template in the place of this, now that its text is known.
+    pub(crate) fn filled(&self, text: String) -> Self {
+        let node = Self::text_of(self.place.clone(), Secret::new(text));
+        match self.extra.as_ref().is_some_and(|extra| extra.may_be_json) {
+            // What is wrong with it is told where it is read.
+            true => node.json().and_then(Result::ok).unwrap_or(node),
+            false => node,
+        }
+    }
+
+    /// The list or mapping that a text holds as JSON, if it looks like that. All of it stands where the
+    /// text stands.
+    pub(crate) fn json(&self) -> Option<Result<Self, Mistake>> {
+        fn moved(mut node: Node, place: &Place) -> Node {
+            node.place.clone_from(place);
+            match &mut node.data {
+                Data::Seq(items) => {
+                    for item in items {
+                        *item = moved(std::mem::replace(item, Node::empty(place.clone())), place);
+                    }
+                }
+                Data::Map(entries) => {
+                    for entry in entries {
+                        entry.place.clone_from(place);
+                        let empty = Node::empty(place.clone());
+                        entry.value = moved(std::mem::replace(&mut entry.value, empty), place);
+                    }
+                }
+                Data::Scalar(_) | Data::Removed => {}
+            }
+            node
+        }
+        let text = self.text()?.trim();
+        if !text.starts_with(['[', '{']) || text.starts_with("{{") {
+            return None;
+        }
+        let mut res = None;
+        parse(&self.place.file, text, |document| {
+            let document = document.and_then(|node| match node.mistakes().into_iter().next() {
+                Some(mistake) => Err(mistake),
+                None => Ok(node),
+            });
+            if !matches!(res, Some(Err(_))) {
+                res = Some(document);
+            }
+        });
+        Some(res?.map(|node| moved(node, &self.place)))
     }
 
     /// The same tree, whose paths in messages start with `name`.

@@ -13,10 +13,10 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::connection::{Connection, Partial, Properties, SecretRef};
+use crate::connection::{Connection, Partial, Properties, SecretRef, Spec};
 use crate::document::Trust;
 use crate::forms::certificate_is_login;
-use crate::node::{Data, Entry, Node, Scalar};
+use crate::node::{Data, Entry, Node};
 use crate::secrets::Secrets;
 use crate::template::{self, Kind, Part, Variable};
 use crate::urls;
@@ -299,7 +299,7 @@ struct Run<'a> {
     key: Got,
     /// The values of [`crate::connection::Spec::parts`] that were asked for; `None` for one that is not known.
     parts: HashMap<String, Option<String>>,
-    /// The properties that templates name.
+    /// The properties that templates name, or something in them.
     for_templates: HashSet<String>,
     /// The texts of properties whose templates were filled; `None` for one that is not known.
     filled: HashMap<*const Node, Option<String>>,
@@ -755,14 +755,7 @@ impl<'a> Run<'a> {
             return node.clone();
         }
         match self.property_text(node) {
-            Some(text) => {
-                let scalar = Scalar {
-                    text: Secret::new(text),
-                    plain: false,
-                    unknown: false,
-                };
-                Node::new(node.place.clone(), Data::Scalar(scalar))
-            }
+            Some(text) => node.filled(text),
             None => {
                 self.unknown.insert(node.place.clone());
                 Node::unknown(node.place.clone())
@@ -833,7 +826,7 @@ impl<'a> Run<'a> {
                 if let Some(part) = self.connection.spec.parts.get(key) {
                     return self.part(key, part);
                 }
-                self.for_templates.insert(key.to_owned());
+                note_named(key, &mut self.for_templates);
                 let node = self.properties.get(key)?;
                 self.property_text(node)
             }
@@ -898,19 +891,14 @@ impl<'a> Run<'a> {
     fn note_those_for_templates(&mut self, properties: &mut Node) {
         let spec = &self.connection.spec;
         // Templates that could not be filled name them too.
-        let url = spec.url.as_ref().and_then(Value::literal);
-        let parts = spec.parts.values().filter_map(Value::literal);
-        for text in url.into_iter().chain(parts) {
-            self.for_templates.extend(named_in(text));
-        }
-        if let Some(properties) = &spec.properties {
-            collect_named(properties, &mut self.for_templates);
+        for properties in spec.properties.iter().chain(&spec.for_templates) {
+            let named = named_by_templates(spec, properties);
+            self.for_templates.extend(named);
         }
         let named = &self.for_templates;
         if let Data::Map(entries) = &mut properties.data {
             for entry in entries {
-                let inner = format!("{}.", entry.key);
-                if named.contains(&entry.key) || named.iter().any(|key| key.starts_with(&inner)) {
+                if named.contains(&entry.key) {
                     entry.value.is_for_templates();
                 }
             }
@@ -939,15 +927,35 @@ impl<'a> Run<'a> {
     }
 }
 
+/// The properties that templates name, or something in them: in `spec` and in `properties` themselves.
+pub(crate) fn named_by_templates(spec: &Spec, properties: &Node) -> HashSet<String> {
+    let mut named = HashSet::new();
+    let url = spec.url.as_ref().and_then(Value::literal);
+    let parts = spec.parts.values().filter_map(Value::literal);
+    for text in url.into_iter().chain(parts) {
+        named_in(text).for_each(|key| note_named(key, &mut named));
+    }
+    collect_named(properties, &mut named);
+    named
+}
+
+/// `a.b` is the property of that name, or `b` in `a`.
+fn note_named(key: &str, named: &mut HashSet<String>) {
+    named.insert(key.to_owned());
+    if let Some((outer, _)) = key.split_once('.') {
+        named.insert(outer.to_owned());
+    }
+}
+
 /// The properties that the templates of a text name.
-fn named_in(text: &str) -> impl Iterator<Item = String> {
+fn named_in(text: &str) -> impl Iterator<Item = &str> {
     let parts = match text.contains(['$', '{']) {
         true => template::parse(text),
         false => Vec::new(),
     };
     parts.into_iter().filter_map(|part| match part {
         Part::Variable(name) => match template::variable(name)? {
-            Variable::Property(key) => Some(key.to_owned()),
+            Variable::Property(key) => Some(key),
             _ => None,
         },
         Part::Text(_) => None,
@@ -956,7 +964,7 @@ fn named_in(text: &str) -> impl Iterator<Item = String> {
 
 fn collect_named(node: &Node, into: &mut HashSet<String>) {
     if let Some(text) = node.text() {
-        into.extend(named_in(text));
+        named_in(text).for_each(|key| note_named(key, into));
     }
     node.children().for_each(|child| collect_named(child, into));
 }

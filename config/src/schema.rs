@@ -7,9 +7,9 @@
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 
-use crate::forms;
 use crate::resolve::{COMMON_KEYS, SecretKey};
 use crate::words::listed;
+use crate::{forms, legacy};
 
 /// What a schema has to know of a type.
 pub struct TypeWords<'a> {
@@ -308,6 +308,15 @@ fn settings_of(ty: &TypeWords<'_>) -> Option<Value> {
     properties.insert("type".to_owned(), json!(["object", "null"]));
     // What a template names need not be a setting.
     properties.remove("additionalProperties");
+    let own = properties.get("properties").cloned().unwrap_or_default();
+    let legacy = legacy::schemas(ty.name, &|name| own.get(name).cloned());
+    if let Some(Value::Object(known)) = properties.get_mut("properties") {
+        known.extend(
+            legacy
+                .into_iter()
+                .map(|(name, schema)| (name.to_owned(), schema)),
+        );
+    }
     let known: Vec<String> = (properties.get("properties").and_then(Value::as_object))
         .map(|known| known.keys().cloned().collect())
         .unwrap_or_default();

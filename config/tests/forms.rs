@@ -25,6 +25,8 @@ stringData:
   token: tok-12345
   port: '7000'
   kubeconfig: 'kind: Config'
+  json: '{service: aps}'
+  template: postgres://$(properties.host)/$(properties.database)
 ---
 apiVersion: v1
 kind: ConfigMap
@@ -54,8 +56,11 @@ fn resolve(spec: &str) -> Resolved {
     let loaded = load(spec);
     let connection = connection(&loaded);
     let name = connection.block.as_ref().or(connection.type_name.as_ref());
+    let name = &name.unwrap().value;
+    let connection = connection.clone().of_type(name);
     connection
-        .resolve(&name.unwrap().value, &[], &loaded.documents)
+        .unwrap_or_else(|errors| panic!("{errors:?}"))
+        .resolve(name, &[], &loaded.documents)
         .unwrap_or_else(|unresolved| panic!("{unresolved:?}"))
 }
 
@@ -439,6 +444,160 @@ fn the_legacy_form() {
 }
 
 #[test]
+fn properties_of_the_legacy_form_come_to_the_type_s_own() {
+    check(
+        "type: azure
+username: {value: id}
+properties: {tenant: example.com, clientSecret: secret://db/password, insecure_tls: 'false', scopes: ''}",
+        &[
+            "username=id",
+            "password=p@ss/w:rd?#%",
+            ".tenantID=example.com",
+            ".insecureSkipVerify=false",
+        ],
+    );
+    check(
+        "type: aws
+url: ''
+properties: {region: eu-west-1, profile: '', assumeRole: {value: ''}, sessionToken: {}, bucket: b}",
+        &[".region=eu-west-1"],
+    );
+    check(
+        "type: gcp
+url: {value: ''}
+certificate: secret://db/password
+properties: {endpoint: 'https://a.example.com', project: p}",
+        &[
+            "url=https://a.example.com",
+            "key=p@ss/w:rd?#%",
+            ".project=p",
+        ],
+    );
+    check(
+        "type: redis\nurl: {value: h}\nproperties: {db: '3'}",
+        &["url=h", ".database=3"],
+    );
+    check(
+        "type: elastic
+url: {value: 'https://a'}
+properties: {urls: 'https://a, https://b', index: 'logs-*', ntlm: 'false'}",
+        &["url=https://a, https://b", ".index=logs-*"],
+    );
+    check(
+        "type: elastic\nproperties: {urls: ['https://a', 'https://b'], insecure_tls: 'true'}",
+        &["url=https://a,https://b", ".insecureSkipVerify=true"],
+    );
+    check(
+        "type: smtp
+url: {value: 'smtp://mail'}
+properties: {host: mail, port: '587', authMethod: Plain, auth: Plain, encryptionMethod: Auto, to: a@b}",
+        &["url=smtp://mail:587", ".auth=Plain", ".encryption=Auto"],
+    );
+    check(
+        "type: webhook\nurl: 'https://a'\nproperties: {key: message, requestMethod: POST}",
+        &["url=https://a"],
+    );
+}
+
+#[test]
+fn a_login_over_http_in_the_legacy_form() {
+    check(
+        r#"type: http
+url: {value: "https://a"}
+properties:
+  headers: '[{"name": "A", "value": "b $(properties.more)"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "db", "key": "token"}}}]'
+  more: c
+  scopes: read, write
+  params: '{"audience": "x", "n": 1}'
+  clientID: {value: us}
+  clientSecret: secret://db/token
+  tokenURL: https://login
+  ca: one
+  cert: two
+  key: secret://db/password"#,
+        &[
+            "url=https://a",
+            "caCert=one",
+            "clientCert=two",
+            "clientKey=p@ss/w:rd?#%",
+            ".headers[0].name=A",
+            ".headers[0].value=b c",
+            ".headers[1].name=B",
+            ".headers[1].value=tok-12345",
+            ".more=c",
+            ".oauth.scope=read write",
+            ".oauth.params.audience=x",
+            ".oauth.params.n=1",
+            ".oauth.clientID=us",
+            ".oauth.clientSecret=tok-12345",
+            ".oauth.tokenURL=https://login",
+        ],
+    );
+    // As a mapping, behind a reference, and where it is none.
+    check(
+        "type: http\nurl: 'https://a'\nproperties: {headers: '{\"A\": \"b\"}', awsSigV4: secret://db/json}",
+        &["url=https://a", ".headers.A=b", ".awsSigV4.service=aps"],
+    );
+    check(
+        "type: http\nurl: 'https://a'\nproperties: {headers: secret://db/token, body: '[1]'}",
+        &["url=https://a", ".headers=tok-12345", ".body=[1]"],
+    );
+}
+
+#[test]
+fn what_a_url_was_made_of_is_found_by_its_templates() {
+    check(
+        "type: mssql
+url: {value: 'sqlserver://$(properties.host)?database=$(properties.database)&TrustServerCertificate=$(properties.trust_server_certificate)'}
+properties: {host: secret://db/host, database: a b, trust_server_certificate: 'true'}",
+        &[
+            "url=sqlserver://db.example.com:6000?database=a%20b&TrustServerCertificate=true",
+            ".trustServerCertificate=true",
+        ],
+    );
+    // A URL that is not there yet may name anything.
+    check(
+        "type: postgres
+url: secret://db/template
+properties: {host: h, database: d}",
+        &["url=postgres://h/d"],
+    );
+    check(
+        "type: mongodb
+url: {value: 'mongodb://h/db'}
+properties: {host: h, replica_set: secret://db/token, database: other}",
+        &["url=mongodb://h/db?replicaSet=tok-12345", ".database=other"],
+    );
+    check(
+        "type: mongodb
+url: {value: 'mongodb://h/db?replicaSet=rs0'}
+properties: {replica_set: rs0}",
+        &["url=mongodb://h/db?replicaSet=rs0"],
+    );
+    // With the port or without it, encoded or not, in whatever case.
+    for (host, database) in [
+        ("DB.example.com:5432", "a b"),
+        ("db.example.com", "a%20b"),
+        ("$(name)", "$(namespace)"),
+    ] {
+        check(
+            &format!(
+                "type: postgres
+url: {{value: 'postgres://$(username):$(password)@db.example.com/a%20b'}}
+username: u
+password: p
+properties: {{host: {host}, database: {database}}}"
+            ),
+            &[
+                "url=postgres://u:p@db.example.com/a%20b",
+                "username=u",
+                "password=p",
+            ],
+        );
+    }
+}
+
+#[test]
 fn what_stands_beside_a_block() {
     check(
         "name: shop\ndescription: x\nicon: y\nlabels: {a: b}\npostgres: {host: h}\ncaCert: pem\nclientCert: c\nclientKey: k\nproperties: {query: SELECT 2}\nsecretRef: {name: db}",
@@ -531,7 +690,7 @@ fn what_cannot_be_had_is_told_of_its_place() {
     assert_eq!(
         unresolved("postgres: {host: secret://db/nope}"),
         [
-            "t.yaml:5:20 secret `default/db` has no key `nope`; it has `database`, `host`, `ip`, `kubeconfig`, `password`, `port`, `token`, `url` and `user`"
+            "t.yaml:5:20 secret `default/db` has no key `nope`; it has `database`, `host`, `ip`, `json`, `kubeconfig`, `password`, `port`, `template`, `token`, `url` and `user`"
         ]
     );
     assert_eq!(

@@ -23,6 +23,15 @@ fn all_that_is_said(text: &str, trust: Trust) -> String {
     }
     for connection in &loaded.connections {
         said += &format!("{connection:?}{:?}", connection.url_scheme());
+        let connection = match connection.clone().of_type("http") {
+            Ok(connection) => connection,
+            Err(errors) => {
+                errors
+                    .iter()
+                    .for_each(|error| said += &format!("{error}\n{error:?}\n"));
+                continue;
+            }
+        };
         let partial = connection.resolve_partly("http", &[]);
         said += &format!("{partial:#?}");
         said += &errors_of(&partial.resolved.properties);

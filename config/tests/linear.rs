@@ -55,8 +55,10 @@ fn cost(text: &str) -> usize {
     let mut loader = Loader::default();
     loader.add("t.yaml", text, Trust::Local);
     let loaded = loader.finish();
-    for connection in &loaded.connections {
-        let _ = connection.resolve_partly("http", &[]);
+    for connection in loaded.connections {
+        if let Ok(connection) = connection.of_type("http") {
+            let _ = connection.resolve_partly("http", &[]);
+        }
     }
     BYTES.get() - before
 }
@@ -124,6 +126,15 @@ fn flow_collections_of_a_legal_depth() {
     check("a wide map", |n| {
         let entries: String = (0..n).map(|i| format!("k{i}: {i}, ")).collect();
         format!("{SPEC}  properties: {{{entries}}}")
+    });
+    check("JSON in a text", |n| {
+        let items = r#"{"name": "a", "value": "$(name)"},"#.repeat(n / 10);
+        format!("{SPEC}  properties: {{headers: '[{items}]'}}")
+    });
+    check("deep JSON in a text", |n| {
+        let deep = "[".repeat(40) + &"]".repeat(40);
+        let items = format!("{deep},").repeat(n / 50);
+        format!("{SPEC}  properties: {{headers: '[{items}]'}}")
     });
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use conncheck_config::{
-    Found, Loaded, Loader, Lookup, NotFound, RefKind, Resolved, Secret, Trust, Unresolved,
+    Connection, Found, Loaded, Loader, Lookup, NotFound, RefKind, Resolved, Secret, Trust,
+    Unresolved,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
@@ -153,8 +154,11 @@ fn load(trust: Trust, ty: &str, spec: &str, secret: &[(&str, &str)]) -> Loaded {
     }
     let mut loader = Loader::default();
     loader.add("test.yaml", &text, trust);
-    let loaded = loader.finish();
+    let mut loaded = loader.finish();
     assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
+    let name = crate::types::find(ty).unwrap().name;
+    let typed = |connection: Connection| connection.of_type(name).unwrap();
+    loaded.connections = loaded.connections.into_iter().map(typed).collect();
     loaded
 }
 

@@ -113,9 +113,11 @@ fn probe_with(lookup: &dyn Lookup, spec: &Value) -> Arc<dyn Probe> {
 
 /// The same on a machine of the test's own.
 pub(crate) fn probe_on(files: &dyn Files, lookup: &dyn Lookup, spec: &Value) -> Arc<dyn Probe> {
-    let connection = connection(spec);
     let name = spec["type"].as_str().expect("a type");
     let info = types::find(name).expect("a known type");
+    let connection = connection(spec)
+        .of_type(info.name)
+        .expect("one of its type");
     let resolved = info
         .resolve(&connection, lookup)
         .unwrap_or_else(|unresolved| panic!("{unresolved:?}"));

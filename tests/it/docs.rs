@@ -203,7 +203,7 @@ fn every_sample_is_valid() {
 fn every_form_and_block_of_the_readme_loads() {
     let readme = readme();
     let section = &readme[readme.find("### Every form of a manifest").unwrap()..];
-    let section = &section[..section[4..].find("\n### ").unwrap()];
+    let section = &section[..4 + section[4..].find("\n### ").unwrap()];
     let rows: Vec<Vec<&str>> = section
         .lines()
         .filter(|line| line.starts_with("| ") && line.contains("`{"))
@@ -237,6 +237,28 @@ fn every_form_and_block_of_the_readme_loads() {
         }
         if let Ok(info) = types::find(block.type_name) {
             assert_eq!(row[1], format!("`{}`", info.name));
+        }
+    }
+
+    // Each property of the legacy form stands beside its type: in the table, or where it is refused.
+    let refused = section.rsplit("\n* ").next().unwrap();
+    for info in types::all() {
+        let mut all = conncheck_config::legacy();
+        let has_any = all.any(|legacy| legacy.type_name == info.name);
+        assert!(has_any, "`{}` in the legacy form", info.name);
+    }
+    for legacy in conncheck_config::legacy() {
+        let of = format!("`{}`", legacy.type_name);
+        for name in &legacy.properties {
+            let name = format!("`{name}`");
+            let is_row = |row: &Vec<&str>| {
+                row.len() == 4
+                    && row[0].split(", ").any(|told| told == name)
+                    && (row[1] == "every type" || row[1].contains(&of))
+            };
+            let is_refused = || refused.contains(&name) && refused.contains(&of);
+            let told = rows.iter().any(is_row) || is_refused();
+            assert!(told, "{name} of {of} is not in the README");
         }
     }
 
@@ -285,7 +307,7 @@ fn every_form_and_block_of_the_readme_loads() {
         assert_eq!(said, "1 valid connection in 1 file\n", "{spec}");
         checked += 1;
     }
-    assert!(checked >= 26, "{checked}");
+    assert!(checked >= 45, "{checked}");
 }
 
 /// What Google's tools keep of a login. (The key of a service account would have to be a real one.)

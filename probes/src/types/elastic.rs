@@ -1037,10 +1037,6 @@ mod tests {
                 "`properties.minimumStatus`: expected `green`, `yellow` or `red`",
             ),
             (
-                "url: http://h.test\nproperties: {index: ' '}",
-                "`index` is empty",
-            ),
-            (
                 "url: http://h.test/_cluster/health",
                 "bad `url`: it is the base that `/_cluster/health` is added to",
             ),
@@ -1060,6 +1056,9 @@ mod tests {
             let invalid = build("elastic", spec, &[]).err().unwrap();
             assert_eq!(invalid[0].message, message);
         }
+        let spec = "url: http://h.test\nproperties: {index: secret://login/index}";
+        let invalid = build("elastic", spec, &[("index", " ")]).err().unwrap();
+        assert_eq!(invalid[0].message, "`index` is empty");
         let invalid = build("elastic", "url: https://a.test:9200,b.test:9200", &[]);
         assert_eq!(
             invalid.err().unwrap()[0].hint.as_deref(),

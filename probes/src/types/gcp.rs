@@ -1639,10 +1639,6 @@ mod tests {
                 "`project` is no project",
             ),
             (
-                format!("password: {json}\nproperties: {{project: ''}}"),
-                "`project` is empty",
-            ),
-            (
                 format!("password: {json}\nurl: https://me:s3cret@h.test"),
                 "bad `url`: an endpoint has no user",
             ),
@@ -1664,6 +1660,9 @@ mod tests {
                 .unwrap_or_else(|| panic!("{spec}"));
             assert!(invalid[0].message.starts_with(expected), "{invalid:?}");
         }
+        let spec = format!("password: {json}\nproperties: {{project: secret://login/project}}");
+        let invalid = build("gcp", &spec, &[("project", " ")]).err().unwrap();
+        assert_eq!(invalid[0].message, "`project` is empty");
         for spec in [
             format!("password: {json}"),
             format!("properties: {{credentials: {json}}}"),

@@ -1272,10 +1272,7 @@ mod tests {
                 "`/key.pem` does not exist",
             ),
             ("url: mysql://u@h/db\ncaCert: nonsense", "`caCert`"),
-            (
-                "url: mysql://u@h/db\nproperties: {database: app}",
-                "unknown",
-            ),
+            ("url: mysql://u@h/db\nproperties: {schema: app}", "unknown"),
         ] {
             let mistake = mistake(spec);
             assert!(mistake.contains(says), "{spec}: {mistake}");

@@ -160,6 +160,7 @@ impl ProbeType for Smtp {
         }
         let no_starttls = options.no_starttls;
         let settings = options.under(settings);
+        let is_chosen = settings.encryption.is_some();
         let mode = settings.encryption.unwrap_or(Mode::Auto);
         let auth = settings.auth.unwrap_or(AuthMode::Auto);
         let from_the_start = match (is_smtps, mode) {
@@ -178,7 +179,7 @@ impl ProbeType for Smtp {
         let login = Login::new(&access, &location, auth)?;
         let mode = match mode {
             Mode::Auto if no_starttls && !from_the_start => {
-                without_starttls(&access, login.is_some())?
+                without_starttls(&access, login.is_some(), is_chosen)?
             }
             mode => mode,
         };
@@ -298,9 +299,13 @@ fn is_helo_name(name: &str) -> bool {
     (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// What `useStartTLS=no` comes to in a URL without an encryption: it does not say that a login may be
-/// sent in plain text.
-fn without_starttls(access: &Access<'_>, has_login: bool) -> Result<Mode, Invalid> {
+/// What `useStartTLS=no` comes to where the encryption is `auto`: it does not say that a login may be
+/// sent in plain text. Mission Control writes both, and looks at the encryption alone.
+fn without_starttls(
+    access: &Access<'_>,
+    has_login: bool,
+    is_chosen: bool,
+) -> Result<Mode, Invalid> {
     let resolved = access.resolved();
     let needs_it = [
         (has_login, "a login"),
@@ -309,6 +314,7 @@ fn without_starttls(access: &Access<'_>, has_login: bool) -> Result<Mode, Invali
     ];
     match needs_it.iter().find(|(holds, _)| *holds) {
         None => Ok(Mode::None),
+        Some(_) if is_chosen => Ok(Mode::Auto),
         Some((_, what)) => Err(access
             .invalid(
                 Field::Url,
@@ -1042,6 +1048,10 @@ mod tests {
                 "smtps://mail.example.com:465",
             ),
             ("url: smtp://a?useStartTLS=no", "smtp://a:25"),
+            (
+                "url: smtp://u:p@a:587/?UseStartTLS=false&Encryption=Auto",
+                "smtp://a:587",
+            ),
         ] {
             assert_eq!(build(spec).unwrap().endpoint(), endpoint, "{spec}");
         }

@@ -8,6 +8,8 @@
 //!
 //! With `method` it is fired: one delivery in each attempt, and only a 2xx is right.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use conncheck_config::{Field, Secret, SecretKey};
 use http::{HeaderMap, Method, StatusCode};
@@ -69,7 +71,7 @@ impl ProbeType for Webhook {
     const SECRET_KEYS: &'static [SecretKey] = &[TOKEN, API_KEY, CLIENT_ID, CLIENT_SECRET];
 
     fn new(access: Access<'_>, settings: Settings) -> Result<Self, Invalid> {
-        let url = access.url()?.expose();
+        let url = of_shoutrrr(&access, access.url()?.expose())?;
         let tls = access.tls_options(settings.insecure_skip_verify, settings.server_name);
         let login = LoginSettings {
             headers: settings.headers,
@@ -78,7 +80,7 @@ impl ProbeType for Webhook {
             oauth: settings.oauth,
             ..LoginSettings::default()
         };
-        let site = Site::new(&access, url, tls, login)?;
+        let site = Site::new(&access, &url, tls, login)?;
         let method = settings.method.map(|method| method.0);
         let ask = match (method, settings.body) {
             (None, None) => Ask::Look(Method::HEAD, Some(Method::OPTIONS)),
@@ -241,9 +243,90 @@ fn not_found(cause: Cause) -> Cause {
     }
 }
 
+/// The URL that a shoutrrr URL (`generic+https://…`, `generic://…`) leads to. What it says of the
+/// message, which is not sent, is taken out.
+fn of_shoutrrr<'a>(access: &Access<'_>, url: &'a str) -> Result<Cow<'a, str>, Invalid> {
+    const OF_THE_MESSAGE: [&str; 7] = [
+        "contenttype",
+        "messagekey",
+        "method",
+        "requestmethod",
+        "template",
+        "title",
+        "titlekey",
+    ];
+    let Some((scheme, rest)) = url.trim().split_once("://") else {
+        return Ok(url.into());
+    };
+    let own_scheme = match scheme.to_ascii_lowercase().as_str() {
+        "generic" => None,
+        "generic+https" => Some("https"),
+        "generic+http" => Some("http"),
+        _ => return Ok(url.into()),
+    };
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let mut without_tls = false;
+    let mut kept = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let lower = name.to_ascii_lowercase();
+        match lower.as_str() {
+            "disabletls" => {
+                without_tls = matches!(value.to_ascii_lowercase().as_str(), "yes" | "true" | "1");
+            }
+            _ if OF_THE_MESSAGE.contains(&lower.as_str()) || lower.starts_with('$') => {}
+            _ if lower.starts_with('@') || lower.starts_with("%40") => {
+                return Err(access
+                    .invalid(Field::Url, "bad `url`: a header in the query of a URL")
+                    .hint("give it among `properties.headers`"));
+            }
+            // How shoutrrr tells an option of the endpoint from one of its own.
+            _ => kept.push(pair.strip_prefix("__").unwrap_or(pair)),
+        }
+    }
+    let scheme = own_scheme.unwrap_or(if without_tls { "http" } else { "https" });
+    let query = match kept.as_slice() {
+        [] => String::new(),
+        kept => format!("?{}", kept.join("&")),
+    };
+    Ok(format!("{scheme}://{place}{query}").into())
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::testing::{LONG, Peer, Script, answer, build, run, status};
+    use crate::testing::{
+        LONG, Peer, Script, answer, build, build_or_say, run, status, with_access,
+    };
+
+    #[test]
+    fn a_url_of_shoutrrr_leads_where_its_message_would_go() {
+        for (url, expected) in [
+            ("https://a/b?method=x", "https://a/b?method=x"),
+            ("generic+https://a/b", "https://a/b"),
+            (
+                "generic+http://a:81/b?ContentType=text/plain&MessageKey=m&TitleKey=t&RequestMethod=POST&DisableTLS=no",
+                "http://a:81/b",
+            ),
+            (
+                "Generic+HTTPS://a/b?token=x&template=JSON&__title=y&$extra=z&DisableTLS=yes",
+                "https://a/b?token=x&title=y",
+            ),
+            ("generic://a/b", "https://a/b"),
+            ("generic://a/b?disableTLS=Yes", "http://a/b"),
+        ] {
+            let read = with_access("webhook", "", |access| {
+                super::of_shoutrrr(access, url).map(|url| url.into_owned())
+            });
+            assert_eq!(read.unwrap(), expected);
+        }
+        let probe = build("webhook", "url: generic+https://a/b?MessageKey=m", &[]).unwrap();
+        assert_eq!(probe.endpoint(), "https://a:443");
+        let refused = build_or_say("webhook", "url: generic+https://a/b?@X-Key=hunter2").err();
+        assert_eq!(
+            refused.unwrap(),
+            "bad `url`: a header in the query of a URL (give it among `properties.headers`)"
+        );
+    }
 
     /// What comes of these answers, and what the peer was asked with.
     async fn ask(scripts: Vec<Script>, lines: &str) -> (String, Vec<String>) {
