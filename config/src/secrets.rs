@@ -116,7 +116,7 @@ impl Secrets {
             Data::Scalar(scalar) => {
                 let text = scalar.text.expose();
                 // These may be given by their path, which messages name.
-                let is_path = matches!(name, "kubeconfig" | "credentials")
+                let is_path = matches!(name, "kubeconfig" | "credentials" | "federatedTokenFile")
                     && text.trim_start().starts_with('/');
                 if secret && !is_path {
                     self.push(text);
@@ -248,6 +248,12 @@ impl Public {
             && value::reference(username).is_none()
         {
             add(username);
+        }
+        // Which kind of credential, and none itself.
+        if type_name == "azure"
+            && let Some(kind) = resolved.properties.get("credential").and_then(Node::text)
+        {
+            add(kind);
         }
         let authority_end = |rest: &str| rest.find(['/', '?', '#']).unwrap_or(rest.len());
         if let Some(url) = &resolved.url

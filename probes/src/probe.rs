@@ -308,6 +308,15 @@ pub(crate) fn build<P: ProbeType>(
 ) -> Result<Arc<dyn Probe>, Vec<Invalid>> {
     let settings = settings::<P>(resolved)?;
     let access = Access::new(resolved, files);
+    // A template may have brought a secret to where a mistake is quoted from, such as the name of an
+    // option.
+    let told = |mut invalid: Invalid| {
+        let scrubber = Scrubber::new(&resolved.secrets);
+        scrubber.scrub_in_place(&mut invalid.message);
+        let hint = invalid.hint.iter_mut();
+        hint.for_each(|hint| scrubber.scrub_in_place(hint));
+        vec![invalid]
+    };
     // A certificate that cannot be read is a mistake also where this URL needs none.
     let given = [
         &resolved.ca_cert,
@@ -315,11 +324,9 @@ pub(crate) fn build<P: ProbeType>(
         &resolved.client_key,
     ];
     if given.iter().any(|pem| pem.is_some()) {
-        access
-            .tls(&access.tls_options(None, None))
-            .map_err(|invalid| vec![invalid])?;
+        access.tls(&access.tls_options(None, None)).map_err(told)?;
     }
-    let probe = P::new(access, settings).map_err(|invalid| vec![invalid])?;
+    let probe = P::new(access, settings).map_err(told)?;
     if let Some(unread) = resolved.unread() {
         return Err(vec![Invalid::unresolved(unread.clone())]);
     }
@@ -365,6 +372,21 @@ mod tests {
                 mistakes[0].message,
                 "unix sockets are not opened for a connection that came from the Kubernetes API"
             );
+        }
+    }
+
+    #[test]
+    fn a_secret_that_a_template_brought_is_not_quoted() {
+        for (ty, url) in [
+            ("smtp", "smtp://h?$(password)=x"),
+            ("postgres", "postgres://h?$(password)=x"),
+            ("mongodb", "mongodb://h/?x$(password)=x"),
+        ] {
+            let spec = format!("url: '{url}'\npassword: secret://login/password");
+            let mistakes = build(ty, &spec, &[("password", "hunter2hunter2")]).err();
+            let message = mistakes.expect(ty).remove(0).message;
+            assert!(message.contains("[redacted]"), "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
         }
     }
 
