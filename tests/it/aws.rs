@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::time::Duration;
 
 use conncheck_config::{Documents, Secret};
 use conncheck_probes::{Files, Outcome, ResolverChoice};
@@ -753,10 +752,6 @@ fn an_instance_that_has_none() {
     assert_eq!(summary(&outcome), "secret auth -", "{outcome:#?}");
     assert!(message(&outcome).contains(" within 2s"), "{outcome:#?}");
     assert!(hint(&outcome).contains("hop limit"), "{outcome:#?}");
-    assert!(
-        outcome.duration < Duration::from_millis(2500),
-        "{outcome:#?}"
-    );
 }
 
 fn the_default_chain_takes_the_first_link_that_is_there() {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use conncheck_probes::types;
-use conncheck_rig::faults::{self, Peer};
+use conncheck_rig::faults::Peer;
 use conncheck_rig::{Rig, need};
 use serde_json::{Value, json};
 
@@ -507,8 +507,6 @@ fn paused_connections_are_not_probed() {
 }
 
 fn the_deadline_holds() {
-    let refused = faults::refused().unwrap();
-    drop(refused);
     let peer = Peer::silent().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let many: Vec<Value> = (0..50)

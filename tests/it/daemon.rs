@@ -296,12 +296,7 @@ fn ends_well_on_sigterm() {
     for signal in ["-TERM", "-INT"] {
         let mut daemon = Daemon::start(&connections, &[]);
         daemon.signal(signal);
-        assert_eq!(
-            daemon.exit_code(Duration::from_secs(3)),
-            Some(0),
-            "{}",
-            daemon.log()
-        );
+        assert_eq!(daemon.exit_code(PATIENCE), Some(0), "{}", daemon.log());
     }
 }
 
@@ -324,9 +319,9 @@ fn a_running_attempt_is_given_its_grace() {
     assert!(peer.has_accepted(1, PATIENCE));
     let asked = std::time::Instant::now();
     daemon.signal("-TERM");
-    assert_eq!(daemon.exit_code(Duration::from_secs(5)), Some(0));
+    // It waited, and not for the minute that the attempt may take.
+    assert_eq!(daemon.exit_code(PATIENCE), Some(0));
     assert!(asked.elapsed() >= Duration::from_millis(450), "it waited");
-    assert!(asked.elapsed() < Duration::from_secs(3), "and not for ever");
 }
 
 fn an_address_in_use_is_an_error() {

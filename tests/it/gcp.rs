@@ -870,7 +870,7 @@ fn the_expiry_of_a_token_that_is_fetched_anew_is_not_exported() {
             document("federated", by(&idp, &federated)),
         ],
     );
-    let daemon = Daemon::start(dir.path(), &["--interval", "1s"]);
+    let daemon = Daemon::start(dir.path(), &["--interval", "1s", "--timeout", "30s"]);
     let metrics = daemon.wait_for("both are up", |metrics| {
         let up = |name: &str| {
             metrics.lines().any(|line| {

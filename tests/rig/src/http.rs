@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    PATIENCE,
     acceptor::{ANY, Acceptor},
     error::Result,
 };
@@ -127,7 +128,7 @@ pub fn ask(
     body: &str,
 ) -> io::Result<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let headers: String = headers
         .iter()
         .map(|(name, value)| format!("{name}: {value}\r\n"))

@@ -340,7 +340,7 @@ fn health(port: u16) -> Result<(), String> {
     let mut reply = String::new();
     TcpStream::connect((Ipv4Addr::LOCALHOST, port))
         .and_then(|mut stream| {
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
             stream.write_all(b"GET /health?rig HTTP/1.0\r\n\r\n")?;
             stream.read_to_string(&mut reply)
         })

@@ -281,7 +281,7 @@ fn hold(port: u16) -> Result<TcpStream> {
     let mut line = String::new();
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
         .and_then(|stream| {
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
             BufReader::new(&stream).read_line(&mut line)?;
             Ok(stream)
         })

@@ -223,8 +223,9 @@ impl<'a> Builder<'a> {
     /// Room for one, which is taken: everybody but the superuser hears 53300.
     pub fn full(mut self) -> Builder<'a> {
         self.full = true;
-        self.setting("max_connections", "3")
-            .setting("superuser_reserved_connections", "2")
+        // Those who were refused may not have left yet: beyond all of the places other words are said.
+        self.setting("max_connections", "10")
+            .setting("superuser_reserved_connections", "9")
             .setting("max_wal_senders", "0")
     }
 

@@ -8,7 +8,6 @@ use std::{
     net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -169,7 +168,7 @@ impl Prometheus {
         }
         let ask = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
             stream.write_all(b"GET /api/v1/query?query=rig_answer HTTP/1.0\r\n\r\n")?;
             std::io::read_to_string(stream)
         };

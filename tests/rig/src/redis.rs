@@ -15,7 +15,6 @@ use std::{
     net::{Ipv4Addr, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -340,7 +339,7 @@ fn ask(stream: std::io::Result<UnixStream>, words: &[&str]) -> Result<String, St
 /// One command, one reply.
 fn exchange(stream: &mut UnixStream, words: &[&str]) -> Result<String, String> {
     let mut talk = || -> std::io::Result<Result<String, String>> {
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let mut request = format!("*{}\r\n", words.len());
         for word in words {
             request.push_str(&format!("${}\r\n{word}\r\n", word.len()));

@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     collections::BTreeMap,
-    env, fmt, fs,
+    env, fmt, fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
@@ -136,10 +136,7 @@ impl Rig {
                 "cannot create a folder in {}",
                 parent.display()
             )))?;
-        let lock = fs::File::create(dir.path().join("lock"))
-            .map_err(Error::doing("cannot lock the rig's folder"))?;
-        flock(&lock, FlockOperation::LockExclusive)
-            .map_err(Error::doing("cannot lock the rig's folder"))?;
+        let lock = lock_of(dir.path()).map_err(Error::doing("cannot lock the rig's folder"))?;
         let pki = Pki::new(&dir.path().join("pki"))?;
         Ok(Rig {
             servers: Mutex::default(),
@@ -315,6 +312,16 @@ fn parent() -> PathBuf {
         return memory.into();
     }
     env::temp_dir()
+}
+
+/// The lock of a rig that lives. It is called so once it is locked, or another rig would take it for that of one
+/// that was killed.
+fn lock_of(dir: &Path) -> io::Result<fs::File> {
+    let unlocked = dir.join("unlocked");
+    let lock = fs::File::create(&unlocked)?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    fs::rename(unlocked, dir.join("lock"))?;
+    Ok(lock)
 }
 
 /// Removes the folders of rigs that were killed. A living one holds the lock in its folder.

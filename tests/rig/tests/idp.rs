@@ -11,7 +11,7 @@ use base64::{
     Engine as _,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
-use conncheck_rig::{Idp, IdpKind, Rig, Shown, need};
+use conncheck_rig::{Idp, IdpKind, PATIENCE, Rig, Shown, need};
 use rcgen::{KeyPair, SigningKey};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
@@ -340,7 +340,7 @@ fn each_certificate_is_shown_by_one_process() {
     let started = std::time::Instant::now();
     while idp.complaints().is_empty() {
         assert!(
-            started.elapsed() < Duration::from_secs(5),
+            started.elapsed() < PATIENCE,
             "it tells of handshakes that fail"
         );
         std::thread::sleep(Duration::from_millis(5));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use conncheck_rig::{
-    Answer, BlackHole, DnsServer, HttpPeer, Peer, Step, TokenServer,
+    Answer, BlackHole, DnsServer, HttpPeer, PATIENCE, Peer, Step, TokenServer,
     faults::{refused, refused_on},
     http::response,
     mongodb::{Document, MongoPeer, doc, name},
@@ -16,8 +16,6 @@ use hickory_proto::{
     op::{Message, Query, ResponseCode},
     rr::{Name, RecordType},
 };
-
-const SOON: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_refusing_port_refuses() {
@@ -52,7 +50,7 @@ fn two_addresses_may_share_a_port() {
 fn a_silent_peer_is_silent_and_counts() {
     let peer = Peer::silent().expect("a peer");
     let mut stream = connect(peer.addr());
-    assert!(peer.has_accepted(1, SOON));
+    assert!(peer.has_accepted(1, PATIENCE));
     assert_eq!((peer.accepted(), peer.open()), (1, 1));
     stream
         .set_read_timeout(Some(Duration::from_millis(50)))
@@ -60,7 +58,7 @@ fn a_silent_peer_is_silent_and_counts() {
     stream.read(&mut [0]).expect_err("it says nothing");
     assert!(!peer.everybody_left(Duration::from_millis(20)));
     drop(stream);
-    assert!(peer.everybody_left(SOON));
+    assert!(peer.everybody_left(PATIENCE));
 }
 
 #[test]
@@ -116,7 +114,7 @@ fn peers_greet_reply_trickle_and_babble() {
     assert_eq!(said, b"ababa");
     assert!(started.elapsed() >= Duration::from_millis(80));
     drop(stream);
-    assert!(peer.everybody_left(SOON));
+    assert!(peer.everybody_left(PATIENCE));
 
     let peer = Peer::nonsense_greeting().expect("a peer");
     greeting(&peer, 1024);
@@ -127,7 +125,7 @@ fn a_dropped_peer_lets_everybody_go() {
     let peer = Peer::silent().expect("a peer");
     let addr = peer.addr();
     let mut streams: Vec<_> = (0..20).map(|_| connect(addr)).collect();
-    assert!(peer.has_accepted(20, SOON));
+    assert!(peer.has_accepted(20, PATIENCE));
     drop(peer);
     for stream in &mut streams {
         assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
@@ -199,7 +197,7 @@ fn a_mongodb_peer_answers_as_told_and_remembers() {
         ["hello", "ping"]
     );
     drop(stream);
-    assert!(peer.everybody_left(SOON));
+    assert!(peer.everybody_left(PATIENCE));
 }
 
 #[test]
@@ -277,7 +275,7 @@ fn the_name_server_answers_as_told() {
         "said.test",
         Answer::Texts(vec![vec!["a".into(), "b".into()]]),
     );
-    let ask = |name, kind| ask_udp(server.addr(), name, kind).expect("an answer");
+    let ask = |name, kind| ask_udp(server.addr(), name, kind, PATIENCE).expect("an answer");
     let ips = |message: &Message| -> Vec<IpAddr> {
         message
             .answers
@@ -304,7 +302,8 @@ fn the_name_server_answers_as_told() {
         ask("refused.test.", RecordType::A).metadata.response_code,
         ResponseCode::Refused
     );
-    assert!(ask_udp(server.addr(), "silent.test.", RecordType::A).is_none());
+    let a_while = Duration::from_millis(400);
+    assert!(ask_udp(server.addr(), "silent.test.", RecordType::A, a_while).is_none());
     assert!(ask("long.test.", RecordType::A).metadata.truncation);
     assert_eq!(
         ips(&ask_tcp(server.addr(), "long.test.", RecordType::A)),
@@ -348,11 +347,10 @@ fn question(name: &str, kind: RecordType) -> Vec<u8> {
     message.to_vec().expect("a message")
 }
 
-fn ask_udp(server: SocketAddr, name: &str, kind: RecordType) -> Option<Message> {
+/// The answer, if one comes in this time.
+fn ask_udp(server: SocketAddr, name: &str, kind: RecordType, within: Duration) -> Option<Message> {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    socket
-        .set_read_timeout(Some(Duration::from_millis(400)))
-        .expect("a timeout");
+    socket.set_read_timeout(Some(within)).expect("a timeout");
     socket
         .send_to(&question(name, kind), server)
         .expect("a way");

@@ -11,8 +11,8 @@ use std::{
 };
 
 use conncheck_rig::{
-    Elastic, ElasticKind, Exim, MariaDbKind, Mysql8, Nginx, NginxKind, PASSWORD, Pki, Postfix,
-    Postgres, PostgresKind, Process, Prometheus, PrometheusKind, Redis, RedisKind, Rig,
+    Elastic, ElasticKind, Exim, MariaDbKind, Mysql8, Nginx, NginxKind, PASSWORD, PATIENCE, Pki,
+    Postfix, Postgres, PostgresKind, Process, Prometheus, PrometheusKind, Redis, RedisKind, Rig,
     SecantusKind, Server, Shown, Slapd, SlapdKind, need, plugins, prometheus,
 };
 use serde_json::json;
@@ -713,7 +713,7 @@ fn mail_servers_take_their_parts_with_them() {
     );
     drop((postfix, exim));
     for pid in parts {
-        assert!(gone(pid, Duration::from_secs(2)), "{pid} still runs");
+        assert!(gone(pid, PATIENCE), "{pid} still runs");
     }
     drop(held);
 }
@@ -721,9 +721,7 @@ fn mail_servers_take_their_parts_with_them() {
 /// One word at a time, each after the answer to the one before; gives all that was answered.
 fn exchange_after_greeting(port: u16, words: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .expect("a timeout");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut all = String::new();
     for word in std::iter::once("").chain(words.split_inclusive('\n')) {
         // It may have hung up after its greeting.
@@ -812,7 +810,7 @@ fn a_rig_takes_everything_with_it() {
     eprintln!("a rig stops in {:?}", started.elapsed());
     assert!(!dir.exists());
     // RabbitMQ's helpers are its children, and end when they see that it is gone.
-    assert!(pids.iter().all(|&pid| gone(pid, Duration::from_secs(5))));
+    assert!(pids.iter().all(|&pid| gone(pid, PATIENCE)));
 }
 
 #[test]
@@ -831,9 +829,7 @@ fn a_paused_server_accepts_and_does_not_answer() {
     stream.write_all(b"PING\r\n").expect("the kernel takes it");
     assert!(stream.read(&mut [0; 64]).is_err());
     redis.process().resume();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .expect("a timeout");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     assert!(stream.read(&mut [0; 64]).expect("an answer") > 0);
     redis.process().stop();
     assert!(!redis.process().is_running());
