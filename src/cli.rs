@@ -191,7 +191,7 @@ pub struct Options {
 }
 
 /// How often and how long, for connections that do not say so themselves.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Rules {
     pub interval: Duration,
     /// `None`: ten seconds, and never more than the interval.
@@ -203,7 +203,7 @@ pub struct Rules {
 }
 
 /// Which connections are meant.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Selection {
     labels: Vec<Label>,
     types: Vec<TypeName>,

@@ -29,6 +29,7 @@ pub async fn run(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Resu
     let (stop_serving, stopping) = watch::channel(false);
     let serving = tokio::spawn(server.serve(Arc::clone(&app), stopping));
 
+    let entropy = tokio::task::spawn_blocking(conncheck_probes::gather_entropy);
     let loaded = tokio::select! {
         loaded = load(options, env, redactor) => loaded,
         signal = signals.next() => {
@@ -36,6 +37,8 @@ pub async fn run(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Resu
             return Ok(());
         }
     };
+    // Whatever came of it: who needs some has it, or gathers it himself.
+    let _ = entropy.await;
     for warning in &loaded.warnings {
         logging::definition_warned(warning);
     }

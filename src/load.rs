@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use conncheck_config::{ConfigError, PassedOver};
+use conncheck_config::{ConfigError, Connection, PassedOver};
 use conncheck_probes::Env;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::cli::Options;
 use crate::redact::Redactor;
-use crate::secrets::Secrets;
+use crate::secrets::{READERS, Secrets};
 use crate::source;
 use crate::target::{self, Context, Definition, Target};
 
@@ -83,36 +85,33 @@ pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loa
         files: snapshot.files,
         ..Loaded::default()
     };
-    // Reading secrets may block, so the targets are loaded side by side.
-    let mut loading = JoinSet::new();
-    for (number, connection) in snapshot.connections.into_iter().enumerate() {
-        let definition = match Definition::read(connection, &options.rules) {
-            Ok(definition) => definition,
-            Err(errors) => {
-                loaded.errors.extend(errors);
-                continue;
+    let secrets = Arc::clone(&context.secrets);
+    let (rules, selection) = (options.rules.clone(), options.selection.clone());
+    let shared = Arc::new((rules, selection, snapshot.revisions, context));
+    let look = move |connection: Connection, within| {
+        let shared = Arc::clone(&shared);
+        async move {
+            let (rules, selection, revisions, context) = &*shared;
+            let definition = match Definition::read(connection, rules) {
+                Ok(definition) => definition,
+                Err(errors) => return Err(errors),
+            };
+            let Definition { connection, ty, .. } = &definition;
+            if !selection.takes(connection, ty) {
+                return Target::judge(&definition, context).map(|()| None);
             }
-        };
-        let selected = options
-            .selection
-            .takes(&definition.connection, definition.ty);
-        let text = snapshot
-            .revisions
-            .get(&definition.connection.place.file)
-            .copied();
-        let context = context.clone();
-        loading.spawn(async move {
-            let res = Target::load(definition, text.unwrap_or_default(), &context).await;
-            (number, selected, res)
-        });
-    }
-    let mut all = loading.join_all().await;
-    all.sort_by_key(|(number, ..)| *number);
-    for (_, selected, res) in all {
+            let text = revisions.get(&connection.place.file).copied();
+            let text = text.unwrap_or_default();
+            let res = Target::load(definition, text, within, context).await;
+            res.map(Some)
+        }
+    };
+    let all = side_by_side(snapshot.connections, PACE, &secrets, look).await;
+    for res in all {
         match res {
-            Ok(target::Loaded { target, unresolved }) => {
+            Ok(selected) => {
                 loaded.valid += 1;
-                if selected {
+                if let Some(target::Loaded { target, unresolved }) = selected {
                     loaded.targets.push(target);
                     loaded.unresolved.extend(unresolved);
                 }
@@ -136,4 +135,146 @@ pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loa
         other.kind = redactor.redact(&other.kind).into_owned();
     }
     loaded
+}
+
+/// How [`side_by_side`] goes about it.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// How many are looked at at a time. Each has a thread, with memory of its own.
+    lanes: usize,
+    /// When none of them has moved for so long, they do not compute: what they read from hangs.
+    stall: Duration,
+    /// How long reading the secrets of one may take.
+    patience: Duration,
+}
+
+const PACE: Pace = Pace {
+    lanes: 4,
+    stall: Duration::from_millis(100),
+    patience: Duration::from_secs(5),
+};
+
+/// Looks at all of them and keeps their order. `look` is told how long it may wait for secrets.
+///
+/// Reading secrets blocks, for ever if a mount hangs. So more are looked at at a time when none of
+/// these moves, and each may take so much less as nothing has moved: a thousand secrets on a dead
+/// mount take no longer than one.
+async fn side_by_side<I, T, L>(
+    items: Vec<I>,
+    pace: Pace,
+    secrets: &Arc<Secrets>,
+    look: impl Fn(I, Duration) -> L + Send + Sync + 'static,
+) -> Vec<T>
+where
+    I: Send + 'static,
+    T: Send + 'static,
+    L: Future<Output = T> + Send,
+{
+    let count = items.len();
+    let waiting = Arc::new(Mutex::new(items.into_iter().enumerate()));
+    let look = Arc::new(look);
+    let mut lanes = JoinSet::new();
+    let grow = |lanes: &mut JoinSet<Vec<(usize, T)>>, by: usize| {
+        let left = lock(&waiting).len();
+        for _ in 0..by.min(READERS - lanes.len()).min(left) {
+            let (waiting, look) = (Arc::clone(&waiting), Arc::clone(&look));
+            let secrets = Arc::clone(secrets);
+            lanes.spawn(async move {
+                let mut all = Vec::new();
+                while let Some((number, item)) = next(&waiting) {
+                    let within = pace.patience.saturating_sub(secrets.idle());
+                    all.push((number, look(item, within).await));
+                    // What needs no reading never waits, and others want to run too.
+                    tokio::task::yield_now().await;
+                }
+                all
+            });
+        }
+    };
+    grow(&mut lanes, pace.lanes);
+    let mut all = Vec::with_capacity(count);
+    loop {
+        match timeout(pace.stall, lanes.join_next()).await {
+            Ok(None) => break,
+            Ok(Some(Ok(done))) => all.extend(done),
+            Ok(Some(Err(err))) => std::panic::resume_unwind(err.into_panic()),
+            Err(_) if secrets.idle() < pace.stall => {}
+            Err(_) => {
+                let twice = lanes.len();
+                grow(&mut lanes, twice);
+            }
+        }
+    }
+    all.sort_unstable_by_key(|(number, _)| *number);
+    all.into_iter().map(|(_, looked)| looked).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The next one; the lock is held for no longer than it takes to get it.
+fn next<T>(waiting: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    lock(waiting).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use conncheck_config::Documents;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Looks at `count` items of which some hang until this function ends, and gives the numbers of
+    /// those that were read.
+    async fn read(count: usize, hangs: fn(usize) -> bool, pace: Pace) -> Vec<usize> {
+        let secrets = Arc::new(Secrets::new(Documents::default(), None, None));
+        let (dead, mount) = mpsc::channel::<()>();
+        let mount = Arc::new(Mutex::new(mount));
+        let look = {
+            let secrets = Arc::clone(&secrets);
+            move |item, within| {
+                let (secrets, mount) = (Arc::clone(&secrets), Arc::clone(&mount));
+                async move {
+                    let work = move |_: &Secrets| hangs(item).then(|| lock(&mount).recv());
+                    let turn = Arc::default();
+                    let res = secrets.reading(&turn, Instant::now() + within, work).await;
+                    (item, res.is_ok())
+                }
+            }
+        };
+        let looked = side_by_side((0..count).collect(), pace, &secrets, look).await;
+        drop(dead);
+        let numbers: Vec<_> = looked.iter().map(|(item, _)| *item).collect();
+        assert_eq!(
+            numbers,
+            (0..count).collect::<Vec<_>>(),
+            "each once, in order"
+        );
+        let read = looked.into_iter().filter(|(_, was_read)| *was_read);
+        read.map(|(item, _)| item).collect()
+    }
+
+    const QUICK: Pace = Pace {
+        lanes: 2,
+        stall: Duration::from_millis(10),
+        patience: Duration::from_secs(3),
+    };
+
+    #[tokio::test]
+    async fn what_hangs_keeps_nothing_else_from_being_read() {
+        let read = read(1000, |item| item % 25 == 0, QUICK).await;
+        assert!(read.iter().all(|item| item % 25 != 0));
+        assert_eq!(read.len(), 960);
+    }
+
+    /// One after the other they would take two minutes.
+    #[tokio::test]
+    async fn where_all_hang_none_is_waited_for_longer_than_one() {
+        let started = Instant::now();
+        assert_eq!(read(10_000, |_| true, QUICK).await, [0; 0]);
+        assert!(started.elapsed() < Duration::from_secs(60));
+    }
 }

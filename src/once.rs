@@ -19,7 +19,10 @@ use crate::target::Target;
 /// Attempts everything once, all at once within the concurrency that is allowed.
 pub async fn check(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Report {
     let start = Instant::now();
+    let entropy = tokio::task::spawn_blocking(conncheck_probes::gather_entropy);
     let loaded = load(options, env, redactor).await;
+    // Whatever came of it: who needs some has it, or gathers it himself.
+    let _ = entropy.await;
     for warning in &loaded.warnings {
         logging::definition_warned(warning);
     }

@@ -10,7 +10,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use conncheck_config::{Documents, Found, Lookup, NotFound, RefKind, Secret};
 use conncheck_probes::Files;
@@ -21,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 const LARGEST: u64 = 1 << 20;
 
 /// How many readings may block at once. tokio's pool has 512 threads, and `/metrics` needs one.
-const READERS: usize = 256;
+pub const READERS: usize = 256;
 
 /// The prefix of the variables that are secrets.
 const VARIABLE: &str = "CONNCHECK_SECRET_";
@@ -35,6 +36,8 @@ pub struct Secrets {
     /// Whether programs that a kubeconfig or a credential names are run.
     exec_plugins: bool,
     readers: Arc<Semaphore>,
+    /// When a reading has last come to its end, in time.
+    last_end: Mutex<Instant>,
 }
 
 /// Reading did not end in time.
@@ -50,6 +53,7 @@ impl Secrets {
             credentials,
             exec_plugins: true,
             readers: Arc::new(Semaphore::new(READERS)),
+            last_end: Mutex::new(Instant::now()),
         }
     }
 
@@ -79,9 +83,52 @@ impl Secrets {
             .await
         });
         match res.await {
-            Ok(Ok(done)) => Ok(done),
+            Ok(Ok(done)) => {
+                self.has_ended();
+                Ok(done)
+            }
             Ok(Err(err)) if err.is_panic() => std::panic::resume_unwind(err.into_panic()),
             Ok(Err(_)) | Err(_) => Err(Hangs),
+        }
+    }
+
+    /// Does `work` here and now, if nothing that it asks for has to be read from a file: what is in the
+    /// loaded documents and in the environment is at hand, and does not block.
+    pub fn at_hand<T>(&self, work: impl FnOnce(Asking<'_>) -> Option<T>) -> Option<T> {
+        let done = work(Asking {
+            only_at_hand: true,
+            ..Asking::new(self)
+        })?;
+        self.has_ended();
+        Some(done)
+    }
+
+    fn has_ended(&self) {
+        *self.last_end() = Instant::now();
+    }
+
+    fn last_end(&self) -> MutexGuard<'_, Instant> {
+        self.last_end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For how long no reading has come to its end.
+    pub fn idle(&self) -> Duration {
+        self.last_end().elapsed()
+    }
+
+    fn is_at_hand(&self, question: &Question) -> bool {
+        match question {
+            Question::Find {
+                kind,
+                namespace,
+                name,
+                ..
+            } => {
+                let has_folders = self.dir.is_some() || self.credentials.is_some();
+                !has_folders || self.documents.contains(*kind, namespace, name)
+            }
+            Question::Variable(_) => true,
+            Question::File(_) | Question::Named(_) => false,
         }
     }
 
@@ -182,6 +229,8 @@ enum Answer {
     Found(Result<Found, NotFound>),
     Secret(Result<Secret, NotFound>),
     Text(Result<Secret, String>),
+    /// It was not asked for, since that may block.
+    NotAtHand,
 }
 
 /// Everything that was asked while a probe was built, and the answers. While the answers are the
@@ -201,26 +250,13 @@ impl Asked {
             .iter()
             .all(|(question, answer)| secrets.ask(question) == *answer)
     }
-
-    /// Whether anything came from outside of the loaded documents, so that it may come differently
-    /// the next time.
-    pub fn outside(&self, secrets: &Secrets) -> bool {
-        self.0.iter().any(|(question, _)| match question {
-            Question::Find {
-                kind,
-                namespace,
-                name,
-                ..
-            } => secrets.documents.find(*kind, namespace, name).is_none(),
-            Question::File(_) | Question::Variable(_) | Question::Named(_) => true,
-        })
-    }
 }
 
-/// Asks, and notes what was asked. Blocks.
+/// Asks, and notes what was asked. Blocks, but in [`Secrets::at_hand`].
 pub struct Asking<'a> {
     secrets: &'a Secrets,
     asked: Mutex<Asked>,
+    only_at_hand: bool,
 }
 
 impl<'a> Asking<'a> {
@@ -229,7 +265,34 @@ impl<'a> Asking<'a> {
         Self {
             secrets,
             asked: Mutex::default(),
+            only_at_hand: false,
         }
+    }
+
+    /// Whether something was asked for that is not at hand, so that the answers say nothing.
+    pub fn has_missed(&self) -> bool {
+        let missed = |(_, answer): &(_, Answer)| *answer == Answer::NotAtHand;
+        self.lock().0.iter().any(missed)
+    }
+
+    /// Whether anything was asked for outside of the loaded documents, so that it may come
+    /// differently the next time.
+    pub fn went_outside(&self) -> bool {
+        let documents = &self.secrets.documents;
+        let outside = |(question, _): &(Question, _)| match question {
+            Question::Find {
+                kind,
+                namespace,
+                name,
+                ..
+            } => !documents.contains(*kind, namespace, name),
+            Question::File(_) | Question::Variable(_) | Question::Named(_) => true,
+        };
+        self.lock().0.iter().any(outside)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was asked.
@@ -240,10 +303,12 @@ impl<'a> Asking<'a> {
     }
 
     fn ask<T>(&self, question: Question, unwrap: impl FnOnce(&Answer) -> T) -> T {
-        let answer = self.secrets.ask(&question);
+        let answer = match self.only_at_hand && !self.secrets.is_at_hand(&question) {
+            true => Answer::NotAtHand,
+            false => self.secrets.ask(&question),
+        };
         let res = unwrap(&answer);
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.0.push((question, answer));
+        self.lock().0.push((question, answer));
         res
     }
 
@@ -567,8 +632,9 @@ mod tests {
         let asking = Asking::new(&secrets);
         let _ = asking.find(RefKind::Secret, "default", "db", &["password"]);
         let _ = asking.file("/nowhere");
+        assert!(asking.went_outside());
         let asked = asking.asked();
-        assert!(asked.holds(&secrets) && asked.outside(&secrets));
+        assert!(asked.holds(&secrets));
         fs::write(dir.path().join("dir/default/db/password"), "new").unwrap();
         assert!(!asked.holds(&secrets));
     }

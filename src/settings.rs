@@ -57,7 +57,7 @@ pub struct Defaults {
 }
 
 /// An exception from the defaults.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
     /// Which connections are meant; all of it must be so.
@@ -72,7 +72,7 @@ pub struct Override {
 }
 
 /// Which connections an override means.
-#[derive(Debug, Default, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Match {
     /// The type, by any of its names.

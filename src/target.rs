@@ -24,9 +24,6 @@ use crate::schedule::{Attempt, Attempted};
 use crate::secrets::{Asked, Asking, Secrets};
 use crate::state::{Facts, Plan};
 
-/// How long reading secrets may take when definitions are loaded.
-const FIRST_READING: Duration = Duration::from_secs(5);
-
 /// What all targets share.
 #[derive(Clone)]
 pub struct Context {
@@ -89,11 +86,12 @@ pub struct Loaded {
 }
 
 impl Target {
-    /// Reads the secrets and builds the probe, as far as that can be done now. `text` is a hash of
-    /// the text that the definition stands in.
+    /// Reads the secrets and builds the probe, as far as that can be done `within` so long. `text` is
+    /// a hash of the text that the definition stands in.
     pub async fn load(
         definition: Definition,
         text: u64,
+        within: Duration,
         context: &Context,
     ) -> Result<Loaded, Vec<ConfigError>> {
         let Definition {
@@ -103,23 +101,26 @@ impl Target {
         } = definition;
         let connection = Arc::new(connection);
         let turn = Arc::new(tokio::sync::Mutex::new(()));
-        let deadline = Instant::now() + plan.timeout.min(FIRST_READING);
-        let look = {
-            let connection = Arc::clone(&connection);
-            let work = move |secrets: &Secrets| first_look(&connection, ty, secrets);
-            context.secrets.reading(&turn, deadline, work).await
+        let deadline = Instant::now() + plan.timeout.min(within);
+        let secrets = &context.secrets;
+        let look = match secrets.at_hand(|asking| first_look(&connection, ty, asking)) {
+            Some(look) => Some(look),
+            None => {
+                let connection = Arc::clone(&connection);
+                let work =
+                    move |secrets: &Secrets| first_look(&connection, ty, Asking::new(secrets));
+                let read = secrets.reading(&turn, deadline, work).await;
+                read.ok().flatten()
+            }
         };
         let FirstLook {
             res,
             endpoint,
             unresolved,
             secrets,
-        } = look.unwrap_or_else(|_| hanging_look(&connection, ty));
+        } = look.unwrap_or_else(|| hanging_look(&connection, ty));
         context.redactor.add(&secrets);
-        let errors = |mistakes: Vec<Invalid>| -> Vec<ConfigError> {
-            let error = |invalid| error_of(&connection, ty, invalid);
-            mistakes.into_iter().map(error).collect()
-        };
+        let errors = |mistakes| errors_of(&connection, ty, mistakes);
         let ready = res.map_err(errors)?.map(Arc::new);
         let facts = Arc::new(Facts {
             id: connection.id.clone(),
@@ -141,6 +142,20 @@ impl Target {
             ready: Mutex::new(ready),
         });
         Ok(Loaded { target, unresolved })
+    }
+
+    /// Whether a definition that is not selected is right, as far as that shows without reading a
+    /// file: what nobody asked for may lie on a mount that hangs.
+    pub fn judge(definition: &Definition, context: &Context) -> Result<(), Vec<ConfigError>> {
+        let Definition { connection, ty, .. } = definition;
+        let look = context
+            .secrets
+            .at_hand(|asking| first_look(connection, ty, asking))
+            .unwrap_or_else(|| hanging_look(connection, ty));
+        context.redactor.add(&look.secrets);
+        look.res
+            .map(drop)
+            .map_err(|mistakes| errors_of(connection, ty, mistakes))
     }
 
     /// The probe as the secrets are now.
@@ -221,31 +236,34 @@ struct FirstLook {
     secrets: Vec<Secret>,
 }
 
-/// Builds the probe, or finds out whether secrets or the definition are to blame. Blocks.
-fn first_look(connection: &Connection, ty: &TypeInfo, secrets: &Secrets) -> FirstLook {
-    let asking = Asking::new(secrets);
+/// Builds the probe, or finds out whether secrets or the definition are to blame. Nothing if
+/// `asking` would have had to block for that and may not.
+fn first_look(connection: &Connection, ty: &TypeInfo, asking: Asking<'_>) -> Option<FirstLook> {
     let resolved = match ty.resolve(connection, &asking) {
+        _ if asking.has_missed() => return None,
         Ok(resolved) => resolved,
         Err(unresolved) => {
             let unresolved = unresolved.into_iter().map(Invalid::unresolved).collect();
-            return judge_partly(connection, ty, &asking, unresolved);
+            let look = judge_partly(connection, ty, &asking, unresolved);
+            return (!asking.has_missed()).then_some(look);
         }
     };
     let mistakes = match ty.build(&resolved, &asking) {
+        _ if asking.has_missed() => return None,
         Ok(probe) => {
-            return FirstLook {
+            return Some(FirstLook {
                 res: Ok(Some(Ready::new(probe, asking.asked()))),
                 endpoint: None,
                 unresolved: Vec::new(),
                 secrets: resolved.secrets,
-            };
+            });
         }
         Err(mistakes) => mistakes,
     };
     // What came from outside may come differently the next time, and does not make the definition
     // wrong; only what is wrong without it does.
-    let mut look = match asking.asked().outside(secrets) {
-        true => judge_partly(connection, ty, &Asking::new(secrets), mistakes),
+    let mut look = match asking.went_outside() {
+        true => judge_partly(connection, ty, &asking, mistakes),
         false => FirstLook {
             res: Err(mistakes),
             endpoint: None,
@@ -254,7 +272,7 @@ fn first_look(connection: &Connection, ty: &TypeInfo, secrets: &Secrets) -> Firs
         },
     };
     look.secrets.extend(resolved.secrets);
-    look
+    (!asking.has_missed()).then_some(look)
 }
 
 /// Looks at what is known without any secret.
@@ -361,10 +379,13 @@ fn secret_failure(message: String, hint: Option<String>) -> Failure {
     }
 }
 
-fn error_of(connection: &Connection, ty: &TypeInfo, invalid: Invalid) -> ConfigError {
-    let mut error = connection.error(invalid.place, invalid.message, invalid.hint);
-    error.type_name = Some(ty.name.to_owned());
-    error
+fn errors_of(connection: &Connection, ty: &TypeInfo, mistakes: Vec<Invalid>) -> Vec<ConfigError> {
+    let error = |invalid: Invalid| {
+        let mut error = connection.error(invalid.place, invalid.message, invalid.hint);
+        error.type_name = Some(ty.name.to_owned());
+        error
+    };
+    mistakes.into_iter().map(error).collect()
 }
 
 /// The type that the owner wrote, or that the URL's scheme says.
@@ -562,7 +583,7 @@ mod tests {
             };
             let definition = Definition::read(connection("{name: cache}", spec), &self.rules);
             let definition = definition.map_err(all)?;
-            Target::load(definition, 0, &self.context)
+            Target::load(definition, 0, Duration::from_secs(30), &self.context)
                 .await
                 .map_err(all)
         }

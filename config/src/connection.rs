@@ -34,7 +34,8 @@ pub struct Connection {
     pub annotations: BTreeMap<String, Spanned<String>>,
     /// Where it came from, and so what its author may have of our machine.
     pub trust: Trust,
-    pub(crate) spec: Spec,
+    /// Boxed, since it is large, and lists of connections are moved about.
+    pub(crate) spec: Box<Spec>,
 }
 
 /// The part of a `Connection` that a probe is made of. Every form of `spec` is read into this.

@@ -225,7 +225,7 @@ impl Loader {
                 .collect(),
             annotations: metadata.annotations,
             trust,
-            spec: spec.spec,
+            spec: Box::new(spec.spec),
         });
         if let Some(connection) = &connection {
             reader.mistakes.extend(connection.check());
@@ -330,6 +330,15 @@ impl Documents {
             name: name.into(),
         };
         self.found.get(&(kind, id)).map(|(_, found)| found.clone())
+    }
+
+    /// Whether there is a document of that kind, namespace and name.
+    pub fn contains(&self, kind: RefKind, namespace: &str, name: &str) -> bool {
+        let id = Identity {
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        self.found.contains_key(&(kind, id))
     }
 
     /// Every value of every Secret document, for whoever must keep them from being printed.

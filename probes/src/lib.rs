@@ -82,4 +82,4 @@ pub use dns::ResolverChoice;
 pub use outcome::{Failure, Outcome, Phase, Reason, TlsFacts};
 pub use probe::{Files, Invalid, Probe};
 pub use scrub::Scrubber;
-pub use tls::install_crypto_provider;
+pub use tls::{gather_entropy, install_crypto_provider};

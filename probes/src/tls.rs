@@ -204,13 +204,17 @@ pub(crate) struct Seen {
     pub(crate) asked_for_client_certificate: bool,
 }
 
-/// Makes aws-lc-rs the provider of the whole process, and ready. First thing in `main`; a second
-/// call does nothing.
+/// Makes aws-lc-rs the provider of the whole process. First thing in `main`; a second call does
+/// nothing.
 pub fn install_crypto_provider() {
     // It fails only where a provider is installed already.
     let _ = default_provider().install_default();
-    // The first random number of a process takes 40 ms of gathering entropy, on the thread that wants
-    // it. In an attempt it would be measured as the peer's time, of every target that waits meanwhile.
+}
+
+/// Comes back when there are random numbers, and must before the first attempt. The first one of a
+/// process takes 40 ms of gathering entropy, on the thread that wants it, and in an attempt that would
+/// be measured as the peer's time, of every target that waits meanwhile.
+pub fn gather_entropy() {
     let _ = PROVIDER.secure_random.fill(&mut [0; 32]);
 }
 

@@ -69,6 +69,7 @@ fn definitions() -> tempfile::NamedTempFile {
 
 fn loading(c: &mut Criterion) {
     conncheck_probes::install_crypto_provider();
+    conncheck_probes::gather_entropy();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let file = definitions();
     let path = file.path().to_str().unwrap().to_owned();
@@ -193,6 +194,7 @@ fn exposition(c: &mut Criterion) {
 /// One attempt over loopback, against real servers, beside what others need for the same.
 fn attempts(c: &mut Criterion) {
     conncheck_probes::install_crypto_provider();
+    conncheck_probes::gather_entropy();
     let rig = Rig::start().unwrap();
     let (nginx, postgres) = (rig.nginx().unwrap(), rig.postgres().unwrap());
     let (redis, mariadb) = (rig.redis().unwrap(), rig.mariadb().unwrap());

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use conncheck_probes::types;
 use conncheck_rig::faults::Peer;
-use conncheck_rig::{Rig, need};
+use conncheck_rig::{Rig, dead_mount, need};
 use serde_json::{Value, json};
 
 use crate::program::{code, conncheck, document, report, run, text, write};
@@ -25,6 +25,7 @@ crate::trials![
     flag_beats_environment_beats_file,
     a_secret_from_each_source,
     a_missing_secret_touches_nobody_else,
+    secrets_on_a_dead_mount_touch_nobody_else,
     a_value_that_is_missing_is_no_mistake_of_the_definition,
     paused_connections_are_not_probed,
     every_mistake_that_a_type_sees_has_its_message,
@@ -532,6 +533,60 @@ fn the_deadline_holds() {
         let duration = connection["durationSeconds"].as_f64().unwrap();
         assert!((0.3..30.0).contains(&duration), "{connection}");
     }
+}
+
+/// More of them than may be read at a time, and one that is well.
+fn secrets_on_a_dead_mount_touch_nobody_else() {
+    let redis = need!(Rig::shared().redis());
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, login) = (dir.path().join("dead"), dir.path().join("password"));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(&login, conncheck_rig::PASSWORD).unwrap();
+    let url = format!("redis://probe@localhost:{}", redis.port());
+    let reads = |name: &str, path: &std::path::Path| {
+        let password = format!("file://{}", path.display());
+        document(
+            name,
+            json!({"type": "redis", "url": url, "password": password}),
+        )
+    };
+    let mut all: Vec<Value> = (0..20)
+        .map(|number| reads(&format!("dead-{number}"), &folder.join("password")))
+        .collect();
+    all.push(reads("live", &login));
+    let file = dir.path().join("a.yaml");
+    write(&file, &all);
+    let beside = |args: &[&str]| {
+        let mut command = conncheck(&["--timeout", "3s", file.to_str().unwrap()]);
+        command.args(args);
+        dead_mount::run_beside(&folder, &command)
+    };
+
+    let output = need!(beside(&["--check-once", "--output", "json"]));
+    assert_eq!(code(&output), 1, "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for connection in report["connections"].as_array().unwrap() {
+        if connection["name"] == "live" {
+            assert_eq!(connection["up"], true, "{connection}");
+            continue;
+        }
+        assert_eq!(connection["reason"], "secret");
+        assert_eq!(
+            connection["message"],
+            "reading its secrets took longer than 3s"
+        );
+    }
+
+    let output = need!(beside(&["--check-config"]));
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(code(&output), 0, "{said}");
+    assert_eq!(said.matches("reading its secrets did not end").count(), 20);
+
+    // Nobody asked for those on the mount, so nobody reads them, though they are more than may hang.
+    all.extend((20..300).map(|number| reads(&format!("dead-{number}"), &folder.join("password"))));
+    write(&file, &all);
+    let output = need!(beside(&["--check-once", "--name", "live"]));
+    assert_eq!(code(&output), 0, "{}", text(&output.stdout));
 }
 
 fn a_value_that_is_missing_is_no_mistake_of_the_definition() {

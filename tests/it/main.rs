@@ -47,6 +47,7 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     conncheck_probes::install_crypto_provider();
+    conncheck_probes::gather_entropy();
     if leaks::run_as_child() {
         return ExitCode::SUCCESS;
     }

@@ -18,6 +18,7 @@
 
 mod acceptor;
 pub mod apiserver;
+pub mod dead_mount;
 pub mod dns;
 pub mod elastic;
 mod error;
