@@ -4,6 +4,7 @@
 //! then everything that the program can say is searched for it: reports, logs at every level,
 //! `/metrics`. The peers are the worst there are: some repeat in their answers what they were sent.
 
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use conncheck_probes::types;
@@ -20,7 +21,28 @@ use crate::check::with;
 use crate::program::{Daemon, code, conncheck, document, text, write};
 
 crate::trials![
-    reports_and_logs_and_metrics_say_no_secret,
+    where_nobody_listens,
+    at_a_silent_peer,
+    at_nonsense,
+    at_an_echo,
+    at_an_echo_that_greets,
+    at_an_echo_over_http,
+    at_an_echo_of_google,
+    at_an_echo_of_aws,
+    at_an_echo_of_azure,
+    at_an_echo_of_mongodb,
+    at_an_echo_of_ldap,
+    at_an_echo_of_smtp,
+    at_mongodb,
+    at_postgres,
+    at_rabbitmq,
+    at_redis,
+    at_slapd,
+    at_mariadb,
+    at_mssql,
+    at_nginx,
+    at_nginx_over_tls,
+    at_the_idp,
     mistakes_are_told_without_the_value,
 ];
 
@@ -235,10 +257,13 @@ fn definitions(at: &str) -> Vec<Value> {
 }
 
 /// A file with the token of another identity provider.
-fn federated_token() -> std::path::PathBuf {
-    let path = Rig::shared().dir().join("federated-token");
-    std::fs::write(&path, "M4RK3R-federated\n").unwrap();
-    path
+fn federated_token() -> &'static Path {
+    static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = Rig::shared().dir().join("federated-token");
+        std::fs::write(&path, "M4RK3R-federated\n").unwrap();
+        path
+    });
+    &FILE
 }
 
 const SUBSCRIPTION: &str = "33333333-3333-4333-8333-333333333333";
@@ -380,31 +405,45 @@ fn secret(name: &str, data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data})
 }
 
-fn reports_and_logs_and_metrics_say_no_secret() {
+fn where_nobody_listens() {
     let refused = faults::refused().unwrap();
-    let silent = Peer::silent().unwrap();
-    let nonsense = Peer::nonsense().unwrap();
-    let echo = Peer::script([
+    say_no_secret(&refused.addr().to_string());
+}
+
+fn at_a_silent_peer() {
+    let peer = Peer::silent().unwrap();
+    say_no_secret(&peer.addr().to_string());
+}
+
+fn at_nonsense() {
+    let peer = Peer::nonsense().unwrap();
+    say_no_secret(&peer.addr().to_string());
+}
+
+fn at_an_echo() {
+    let peer = Peer::script([
         Step::Receive,
         Step::Send(format!("-ERR you sent {MARKER}\r\n").into_bytes()),
         Step::Close,
     ])
     .unwrap();
-    let ldap_echo = LdapPeer::start(|_| {
-        let sent = format!("you sent {MARKER} as {MARKER}-user");
-        let refer = format!("ldap://{}:{}@127.0.0.1/{}", encoded(), encoded(), encoded());
-        vec![Answer::Result(49, sent), Answer::Referral(vec![refer])]
-    })
-    .unwrap();
+    say_no_secret(&peer.addr().to_string());
+}
+
+fn at_an_echo_that_greets() {
     // One of those that speak first says what it heard the last time: `Too many connections` of MySQL.
     let said = format!("\x10\x04Too many connections of {MARKER}");
     let length = said.len() as u8 + 1;
-    let greeting_echo = Peer::script([
+    let peer = Peer::script([
         Step::Send([&[length, 0, 0, 0, 0xff], said.as_bytes()].concat()),
         Step::Close,
     ])
     .unwrap();
-    let http_echo = HttpPeer::start(|request| {
+    say_no_secret(&peer.addr().to_string());
+}
+
+fn at_an_echo_over_http() {
+    let peer = HttpPeer::start(|request| {
         let sent = format!(
             "{} {} {}",
             request.header("authorization").unwrap_or_default(),
@@ -422,9 +461,17 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         )
     })
     .unwrap();
-    let google_echo = google_echo();
+    say_no_secret(&peer.addr().to_string());
+}
+
+fn at_an_echo_of_google() {
+    let peer = google_echo();
+    say_no_secret(&peer.addr().to_string());
+}
+
+fn at_an_echo_of_aws() {
     // As STS does it to a signature that is wrong, and more: the whole request once more.
-    let sts_echo = HttpPeer::start(|request| {
+    let peer = HttpPeer::start(|request| {
         let token = request.header("x-amz-security-token").unwrap_or_default();
         let signed = request.header("authorization").unwrap_or_default();
         let body = request.body_text().replace('&', "&amp;");
@@ -434,8 +481,12 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         response(403, &[("Content-Type", "text/xml")], &sent)
     })
     .unwrap();
+    say_no_secret(&peer.addr().to_string());
+}
+
+fn at_an_echo_of_azure() {
     // A token endpoint that gives away what it should not, and a Resource Manager that repeats it.
-    let azure_echo = HttpPeer::start(|request| {
+    let peer = HttpPeer::start(|request| {
         let sent = ["authorization", "x-identity-header"];
         let sent = sent.map(|name| request.header(name).unwrap_or_default());
         let sent = format!("{} {}", sent.join(" "), request.body_text());
@@ -452,7 +503,11 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         response(401, &[], &said.to_string())
     })
     .unwrap();
-    let mongodb_echo = MongoPeer::start(|command| {
+    say_no_secret(&peer.addr().to_string());
+}
+
+fn at_an_echo_of_mongodb() {
+    let peer = MongoPeer::start(|command| {
         let text = match command.get_binary_generic("payload") {
             Ok(payload) => String::from_utf8_lossy(payload).into_owned(),
             Err(_) => command.to_string(),
@@ -466,8 +521,21 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         })
     })
     .unwrap();
-    let mongodb = need!(Rig::shared().get(SecantusKind::Main));
-    let smtp_echo = SmtpPeer::start("220 peer ESMTP", |line| match line.split_once(' ') {
+    say_no_secret(&peer.addr().to_string());
+}
+
+fn at_an_echo_of_ldap() {
+    let peer = LdapPeer::start(|_| {
+        let sent = format!("you sent {MARKER} as {MARKER}-user");
+        let refer = format!("ldap://{}:{}@127.0.0.1/{}", encoded(), encoded(), encoded());
+        vec![Answer::Result(49, sent), Answer::Referral(vec![refer])]
+    })
+    .unwrap();
+    say_no_secret(&peer.addr().to_string());
+}
+
+fn at_an_echo_of_smtp() {
+    let peer = SmtpPeer::start("220 peer ESMTP", |line| match line.split_once(' ') {
         Some(("EHLO", _)) => "250-peer\r\n250 AUTH PLAIN LOGIN XOAUTH2".into(),
         Some(("AUTH", "LOGIN")) => "334 VXNlcm5hbWU6".into(),
         Some(("AUTH", login)) => match login.strip_prefix("XOAUTH2 ") {
@@ -479,113 +547,140 @@ fn reports_and_logs_and_metrics_say_no_secret() {
         _ => format!("535 you sent {line}"),
     })
     .unwrap();
-    let postgres = need!(Rig::shared().postgres());
-    let rabbitmq = need!(Rig::shared().rabbitmq());
-    let redis = need!(Rig::shared().redis());
-    let slapd = need!(Rig::shared().get(SlapdKind::Main));
-    let mariadb = need!(Rig::shared().mariadb());
-    let mssql = need!(Rig::shared().get(MssqlKind::Main));
-    let nginx = need!(Rig::shared().nginx());
+    say_no_secret(&peer.addr().to_string());
+}
+
+fn at_mongodb() {
+    let server = need!(Rig::shared().get(SecantusKind::Main));
+    say_no_secret(&local(server.port()));
+}
+
+fn at_postgres() {
+    let server = need!(Rig::shared().postgres());
+    say_no_secret(&local(server.port()));
+}
+
+fn at_rabbitmq() {
+    let server = need!(Rig::shared().rabbitmq());
+    say_no_secret(&local(server.port()));
+}
+
+fn at_redis() {
+    let server = need!(Rig::shared().redis());
+    say_no_secret(&local(server.port()));
+}
+
+fn at_slapd() {
+    let server = need!(Rig::shared().get(SlapdKind::Main));
+    say_no_secret(&local(server.port()));
+}
+
+fn at_mariadb() {
+    let server = need!(Rig::shared().mariadb());
+    say_no_secret(&local(server.port()));
+}
+
+fn at_mssql() {
+    let server = need!(Rig::shared().get(MssqlKind::Main));
+    say_no_secret(&local(server.port()));
+}
+
+fn at_nginx() {
+    let server = need!(Rig::shared().nginx());
+    say_no_secret(&local(server.http));
+}
+
+fn at_nginx_over_tls() {
+    let server = need!(Rig::shared().nginx());
+    say_no_secret(&local(server.https));
+}
+
+fn at_the_idp() {
+    let server = need!(Rig::shared().get(IdpKind::Main));
+    say_no_secret(&local(server.port()));
+}
+
+fn local(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// Reports, logs and metrics of all [`definitions`] at this address.
+fn say_no_secret(at: &str) {
     let idp = need!(Rig::shared().get(IdpKind::Main));
     let application = idp.certificate();
-    for at in [
-        refused.addr().to_string(),
-        silent.addr().to_string(),
-        nonsense.addr().to_string(),
-        echo.addr().to_string(),
-        greeting_echo.addr().to_string(),
-        http_echo.addr().to_string(),
-        google_echo.addr().to_string(),
-        sts_echo.addr().to_string(),
-        azure_echo.addr().to_string(),
-        mongodb_echo.addr().to_string(),
-        format!("127.0.0.1:{}", mongodb.port()),
-        ldap_echo.addr().to_string(),
-        smtp_echo.addr().to_string(),
-        format!("127.0.0.1:{}", postgres.port()),
-        format!("127.0.0.1:{}", rabbitmq.port()),
-        format!("127.0.0.1:{}", redis.port()),
-        format!("127.0.0.1:{}", slapd.port()),
-        format!("127.0.0.1:{}", mariadb.port()),
-        format!("127.0.0.1:{}", mssql.port()),
-        format!("127.0.0.1:{}", nginx.http),
-        format!("127.0.0.1:{}", nginx.https),
-        format!("127.0.0.1:{}", idp.port()),
-    ] {
-        let dir = tempfile::tempdir().unwrap();
-        let connections = dir.path().join("connections");
-        std::fs::create_dir(&connections).unwrap();
-        write(&connections.join("a.yaml"), &definitions(&at));
-        let pki = Rig::shared().pki();
-        let environment = [
-            (
-                "CERT_WITH_MARKER",
-                format!("{}# {MARKER}\n", pki.client.cert_pem),
-            ),
-            (
-                "KEY_WITH_MARKER",
-                format!("{}# {MARKER}\n", pki.client.key_pem),
-            ),
-            (
-                "APP_CERT_WITH_MARKER",
-                format!("{}# {MARKER}\n", application.cert_pem),
-            ),
-            (
-                "APP_KEY_WITH_MARKER",
-                format!("{}# {MARKER}\n", application.key_pem),
-            ),
-            ("AZURE_TENANT_ID", "tenant.test".to_owned()),
-            ("AZURE_CLIENT_ID", "M4RK3R-user".to_owned()),
-            ("AZURE_CLIENT_SECRET", MARKER.to_owned()),
-            ("IDENTITY_ENDPOINT", format!("http://{at}/msi/M4RK3R")),
-            ("IDENTITY_HEADER", MARKER.to_owned()),
-        ];
-        for output in ["text", "json"] {
-            let mut command = conncheck(&[
-                "--check-once",
-                "--output",
-                output,
-                "--timeout",
-                "300ms",
-                "--log-level",
-                "trace",
-            ]);
-            let output = command
-                .arg(&connections)
-                .envs(environment.clone())
-                .output()
-                .unwrap();
-            assert!(
-                [0, 1].contains(&code(&output)),
-                "{}{}",
-                text(&output.stdout),
-                text(&output.stderr)
-            );
-            assert_clean("the report", &text(&output.stdout));
-            assert_clean("the log", &text(&output.stderr));
-        }
-        for format in ["text", "json"] {
-            let mut command = conncheck(&[connections.to_str().unwrap()]);
-            command.envs(environment.clone());
-            command.args([
-                "--interval",
-                "1s",
-                "--timeout",
-                "300ms",
-                "--log-level",
-                "trace",
-                "--log-format",
-                format,
-            ]);
-            let daemon = Daemon::start_command(&connections, command);
-            let is_connection = |document: &&Value| document["kind"] == "Connection";
-            let count = definitions(&at).iter().filter(is_connection).count();
-            let metrics = daemon.wait_for("attempt of each", |metrics| {
-                metrics.matches("\nprobe_success{").count() >= count
-            });
-            assert_clean("/metrics", &metrics);
-            assert_clean("the log", &daemon.log());
-        }
+    let dir = tempfile::tempdir().unwrap();
+    let connections = dir.path().join("connections");
+    std::fs::create_dir(&connections).unwrap();
+    write(&connections.join("a.yaml"), &definitions(at));
+    let pki = Rig::shared().pki();
+    let environment = [
+        (
+            "CERT_WITH_MARKER",
+            format!("{}# {MARKER}\n", pki.client.cert_pem),
+        ),
+        (
+            "KEY_WITH_MARKER",
+            format!("{}# {MARKER}\n", pki.client.key_pem),
+        ),
+        (
+            "APP_CERT_WITH_MARKER",
+            format!("{}# {MARKER}\n", application.cert_pem),
+        ),
+        (
+            "APP_KEY_WITH_MARKER",
+            format!("{}# {MARKER}\n", application.key_pem),
+        ),
+        ("AZURE_TENANT_ID", "tenant.test".to_owned()),
+        ("AZURE_CLIENT_ID", "M4RK3R-user".to_owned()),
+        ("AZURE_CLIENT_SECRET", MARKER.to_owned()),
+        ("IDENTITY_ENDPOINT", format!("http://{at}/msi/M4RK3R")),
+        ("IDENTITY_HEADER", MARKER.to_owned()),
+    ];
+    for output in ["text", "json"] {
+        let mut command = conncheck(&[
+            "--check-once",
+            "--output",
+            output,
+            "--timeout",
+            "300ms",
+            "--log-level",
+            "trace",
+        ]);
+        let output = command
+            .arg(&connections)
+            .envs(environment.clone())
+            .output()
+            .unwrap();
+        assert!(
+            [0, 1].contains(&code(&output)),
+            "{}{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+        assert_clean("the report", &text(&output.stdout));
+        assert_clean("the log", &text(&output.stderr));
+    }
+    for format in ["text", "json"] {
+        let mut command = conncheck(&[connections.to_str().unwrap()]);
+        command.envs(environment.clone());
+        command.args([
+            "--interval",
+            "1s",
+            "--timeout",
+            "300ms",
+            "--log-level",
+            "trace",
+            "--log-format",
+            format,
+        ]);
+        let daemon = Daemon::start_command(&connections, command);
+        let is_connection = |document: &&Value| document["kind"] == "Connection";
+        let count = definitions(at).iter().filter(is_connection).count();
+        let metrics = daemon.wait_for("attempt of each", |metrics| {
+            metrics.matches("\nprobe_success{").count() >= count
+        });
+        assert_clean("/metrics", &metrics);
+        assert_clean("the log", &daemon.log());
     }
 }
 
