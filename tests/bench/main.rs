@@ -29,7 +29,7 @@ use conncheck_probes::{
     Deadline, Env, Failure, Files, Outcome, Phase, Probe, Reason, ResolverChoice, TlsFacts, types,
 };
 use conncheck_rig::process::{Process as Server, Spec};
-use conncheck_rig::{PASSWORD, Rig, SecantusKind, Slapd, SlapdKind, ports, prometheus};
+use conncheck_rig::{PASSWORD, Rig, SecantusKind, Slapd, SlapdKind, ports, prometheus, python};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -39,8 +39,60 @@ const CONNECTIONS: u32 = 10_000;
 criterion_group!(benches, loading, exposition, attempts);
 criterion_main!(benches);
 
-/// One file of definitions, each with a secret of its own beside it.
+/// One file of definitions in the three forms and of four types, 8 MB of it.
 fn definitions() -> tempfile::NamedTempFile {
+    let mut text = String::new();
+    for n in 0..CONNECTIONS {
+        let (kind, url) = match n % 4 {
+            0 => (
+                "postgres",
+                format!("postgres://db-{n}.example.com:5432/orders"),
+            ),
+            1 => ("http", format!("https://api-{n}.example.com/healthz")),
+            2 => ("redis", format!("rediss://cache-{n}.example.com:6380/0")),
+            _ => ("mysql", format!("mysql://shop-{n}.example.com:3306/orders")),
+        };
+        let team = n % 20;
+        write!(
+            text,
+            "---\n# {padding}\n\
+             apiVersion: mission-control.flanksource.com/v1\n\
+             kind: Connection\n\
+             metadata:\n  name: thing-{n}\n  namespace: team-{team}\n  \
+             annotations:\n    conncheck/interval: 15s\n    \
+             meta.helm.sh/release-name: connections\n    \
+             meta.helm.sh/release-namespace: team-{team}\n  \
+             labels:\n    app.kubernetes.io/managed-by: Helm\n    environment: production\n    \
+             tier: backend\n",
+            padding = "what is known of it, and whom to call ".repeat(8),
+        )
+        .unwrap();
+        let (username, password) = ("probe", format!("secret-of-thing-{n}"));
+        match n % 3 {
+            0 => write!(
+                text,
+                "spec:\n  type: {kind}\n  url: {url}\n  username: {username}\n  \
+                 password: {password}\n",
+            ),
+            1 => write!(
+                text,
+                "spec:\n  type: {kind}\n  url:\n    value: {url}\n  \
+                 username:\n    value: {username}\n  password:\n    value: {password}\n",
+            ),
+            _ => write!(
+                text,
+                "spec:\n  {kind}:\n    url:\n      value: {url}\n    \
+                 username:\n      value: {username}\n    \
+                 password:\n      value: {password}\n",
+            ),
+        }
+        .unwrap();
+    }
+    written(&text)
+}
+
+/// The same number of definitions, each with a secret of its own beside it.
+fn definitions_with_secrets() -> tempfile::NamedTempFile {
     let mut text = String::new();
     for n in 0..CONNECTIONS {
         write!(
@@ -62,6 +114,10 @@ fn definitions() -> tempfile::NamedTempFile {
         )
         .unwrap();
     }
+    written(&text)
+}
+
+fn written(text: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
     std::fs::write(file.path(), text).unwrap();
     file
@@ -69,30 +125,56 @@ fn definitions() -> tempfile::NamedTempFile {
 
 fn loading(c: &mut Criterion) {
     conncheck_probes::install_crypto_provider();
-    conncheck_probes::gather_entropy();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let file = definitions();
-    let path = file.path().to_str().unwrap().to_owned();
-    let options = Options::read(["conncheck".into(), path.clone().into()]).unwrap();
     let env = runtime.block_on(async { Env::new(&ResolverChoice::Auto).unwrap() });
-    let mut group = c.benchmark_group("load 10,000 documents");
-    group.throughput(Throughput::Elements(u64::from(CONNECTIONS)));
-    group.sample_size(10);
-    group.bench_function("read", |b| {
-        b.iter(|| {
-            let snapshot = source::read(std::slice::from_ref(&path));
-            assert_eq!(snapshot.connections.len(), CONNECTIONS as usize);
-            snapshot
+    for (name, file) in [
+        ("load 10,000 documents", definitions()),
+        (
+            "load 10,000 documents and as many secrets",
+            definitions_with_secrets(),
+        ),
+    ] {
+        let path = file.path().to_str().unwrap();
+        let mut group = c.benchmark_group(name);
+        group.throughput(Throughput::Bytes(file.as_file().metadata().unwrap().len()));
+        group.sample_size(10);
+        group.bench_function("read", |b| {
+            let paths = [path.to_owned()];
+            b.iter(|| {
+                let snapshot = source::read(&paths);
+                assert_eq!(snapshot.connections.len(), CONNECTIONS as usize);
+                snapshot
+            });
         });
-    });
-    group.bench_function("read, resolve and build", |b| {
-        b.to_async(&runtime).iter(|| async {
-            let loaded = load(&options, &env, &Arc::new(Redactor::default())).await;
-            assert_eq!(loaded.targets.len(), CONNECTIONS as usize);
-            loaded
+        let options = Options::read(["conncheck".into(), path.into()]).unwrap();
+        group.bench_function("read, resolve and build", |b| {
+            b.to_async(&runtime).iter(|| async {
+                let loaded = load(&options, &env, &Arc::new(Redactor::default())).await;
+                assert_eq!(loaded.targets.len(), CONNECTIONS as usize);
+                loaded
+            });
         });
-    });
-    group.finish();
+        // Programs from their start to their end: ours, and one that only parses.
+        let parse =
+            "import sys, yaml\nfor _ in yaml.load_all(open(sys.argv[1]), yaml.CSafeLoader): pass";
+        let python = python::program("python").unwrap();
+        for (name, program, args) in [
+            (
+                "conncheck --check-config",
+                Path::new(env!("CARGO_BIN_EXE_conncheck")),
+                ["--check-config", path].as_slice(),
+            ),
+            ("PyYAML's C loader", &*python, &["-c", parse, path]),
+        ] {
+            group.bench_function(name, |b| {
+                b.iter(|| {
+                    let done = Command::new(program).args(args).output().unwrap();
+                    assert!(done.status.success(), "{done:?}");
+                });
+            });
+        }
+        group.finish();
+    }
 }
 
 /// A state as after some time: nine of ten are up, all have TLS and labels.
