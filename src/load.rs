@@ -53,6 +53,8 @@ impl Loaded {
 
 /// Reads and builds everything.
 pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loaded {
+    // The authorities that this machine trusts are files too.
+    let roots = tokio::task::spawn_blocking(conncheck_probes::read_system_roots);
     let paths = options.paths.clone();
     let read = tokio::task::spawn_blocking(move || source::read(&paths)).await;
     let snapshot = match read {
@@ -65,6 +67,7 @@ pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loa
         let id = &connection.id;
         [id.namespace.as_str(), id.name.as_str()]
     }));
+    let roots_hang = timeout(PACE.patience, roots).await.is_err();
     let absolute = |dir: &PathBuf| std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
     let context = Context {
         secrets: Arc::new(
@@ -73,7 +76,8 @@ pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loa
                 options.secrets_dir.as_ref().map(absolute),
                 options.credentials_dir.clone(),
             )
-            .exec_plugins(options.exec_plugins),
+            .exec_plugins(options.exec_plugins)
+            .builds_block(roots_hang),
         ),
         env: env.clone(),
         redactor: Arc::clone(redactor),
@@ -140,25 +144,28 @@ pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loa
 /// How [`side_by_side`] goes about it.
 #[derive(Clone, Copy)]
 struct Pace {
-    /// How many are looked at at a time. Each has a thread, with memory of its own.
+    /// How many are looked at at a time. Each has a thread while it is read, with memory of its own.
     lanes: usize,
-    /// When none of them has moved for so long, they do not compute: what they read from hangs.
-    stall: Duration,
+    /// How often it is seen whether there should be more.
+    tick: Duration,
     /// How long reading the secrets of one may take.
     patience: Duration,
 }
 
 const PACE: Pace = Pace {
     lanes: 4,
-    stall: Duration::from_millis(100),
+    tick: Duration::from_millis(100),
     patience: Duration::from_secs(5),
 };
 
+/// Lanes that read so many in a tick are busy, and others beside them would not be faster.
+const BUSY: u64 = 10;
+
 /// Looks at all of them and keeps their order. `look` is told how long it may wait for secrets.
 ///
-/// Reading secrets blocks, for ever if a mount hangs. So more are looked at at a time when none of
-/// these moves, and each may take so much less as nothing has moved: a thousand secrets on a dead
-/// mount take no longer than one.
+/// Reading secrets blocks, for long where the file system is slow and for ever where it hangs. So more
+/// are looked at at a time when these wait; and each may take so much less as nothing has moved: a
+/// thousand secrets on a dead mount take no longer than one.
 async fn side_by_side<I, T, L>(
     items: Vec<I>,
     pace: Pace,
@@ -193,15 +200,19 @@ where
     };
     grow(&mut lanes, pace.lanes);
     let mut all = Vec::with_capacity(count);
+    let mut ended = secrets.ended();
     loop {
-        match timeout(pace.stall, lanes.join_next()).await {
+        match timeout(pace.tick, lanes.join_next()).await {
             Ok(None) => break,
             Ok(Some(Ok(done))) => all.extend(done),
             Ok(Some(Err(err))) => std::panic::resume_unwind(err.into_panic()),
-            Err(_) if secrets.idle() < pace.stall => {}
             Err(_) => {
-                let twice = lanes.len();
-                grow(&mut lanes, twice);
+                let before = std::mem::replace(&mut ended, secrets.ended());
+                let are_busy = ended - before >= BUSY * lanes.len() as u64;
+                if secrets.under_way() >= lanes.len() && !are_busy {
+                    let twice = lanes.len();
+                    grow(&mut lanes, twice);
+                }
             }
         }
     }
@@ -220,6 +231,7 @@ fn next<T>(waiting: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
     use conncheck_config::Documents;
@@ -227,54 +239,83 @@ mod tests {
 
     use super::*;
 
-    /// Looks at `count` items of which some hang until this function ends, and gives the numbers of
-    /// those that were read.
-    async fn read(count: usize, hangs: fn(usize) -> bool, pace: Pace) -> Vec<usize> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Item {
+        AtHand,
+        Read,
+        Hangs,
+    }
+
+    /// Looks at `count` items, and gives how many of each kind were read. Those that hang do until so
+    /// many others have been read.
+    async fn check(count: usize, of: fn(usize) -> Item, until: usize, patience: Duration) -> usize {
         let secrets = Arc::new(Secrets::new(Documents::default(), None, None));
-        let (dead, mount) = mpsc::channel::<()>();
-        let mount = Arc::new(Mutex::new(mount));
+        let (end, mount) = mpsc::channel::<()>();
+        let (end, mount) = (Arc::new(Mutex::new(Some(end))), Arc::new(Mutex::new(mount)));
+        let others = Arc::new(AtomicUsize::new(0));
+        let pace = Pace {
+            lanes: 2,
+            tick: Duration::from_millis(10),
+            patience,
+        };
         let look = {
-            let secrets = Arc::clone(&secrets);
+            let (secrets, end) = (Arc::clone(&secrets), Arc::clone(&end));
             move |item, within| {
                 let (secrets, mount) = (Arc::clone(&secrets), Arc::clone(&mount));
+                let (end, others) = (Arc::clone(&end), Arc::clone(&others));
                 async move {
-                    let work = move |_: &Secrets| hangs(item).then(|| lock(&mount).recv());
-                    let turn = Arc::default();
-                    let res = secrets.reading(&turn, Instant::now() + within, work).await;
-                    (item, res.is_ok())
+                    let kind = of(item);
+                    let was_read = match kind {
+                        Item::AtHand => true,
+                        _ => {
+                            let hangs = kind == Item::Hangs;
+                            let work = move |_: &Secrets| hangs.then(|| lock(&mount).recv());
+                            let deadline = Instant::now() + within;
+                            secrets
+                                .reading(&Arc::default(), deadline, work)
+                                .await
+                                .is_ok()
+                        }
+                    };
+                    if kind != Item::Hangs && others.fetch_add(1, Ordering::Relaxed) + 1 == until {
+                        lock(&end).take();
+                    }
+                    (item, was_read)
                 }
             }
         };
         let looked = side_by_side((0..count).collect(), pace, &secrets, look).await;
-        drop(dead);
+        lock(&end).take();
         let numbers: Vec<_> = looked.iter().map(|(item, _)| *item).collect();
         assert_eq!(
             numbers,
             (0..count).collect::<Vec<_>>(),
             "each once, in order"
         );
-        let read = looked.into_iter().filter(|(_, was_read)| *was_read);
-        read.map(|(item, _)| item).collect()
+        looked.iter().filter(|(_, was_read)| *was_read).count()
     }
 
-    const QUICK: Pace = Pace {
-        lanes: 2,
-        stall: Duration::from_millis(10),
-        patience: Duration::from_secs(3),
-    };
-
+    /// They are released by the last of the others, which must not wait for them.
     #[tokio::test]
     async fn what_hangs_keeps_nothing_else_from_being_read() {
-        let read = read(1000, |item| item % 25 == 0, QUICK).await;
-        assert!(read.iter().all(|item| item % 25 != 0));
-        assert_eq!(read.len(), 960);
+        let of = |item| match item % 25 {
+            0 => Item::Hangs,
+            1 => Item::AtHand,
+            _ => Item::Read,
+        };
+        assert_eq!(check(1000, of, 960, Duration::from_secs(60)).await, 1000);
     }
 
-    /// One after the other they would take two minutes.
+    /// In turn they would take a minute, and some more for what is at hand between them.
     #[tokio::test]
     async fn where_all_hang_none_is_waited_for_longer_than_one() {
+        let of = |item| match item % 2 {
+            0 => Item::Hangs,
+            _ => Item::AtHand,
+        };
         let started = Instant::now();
-        assert_eq!(read(10_000, |_| true, QUICK).await, [0; 0]);
-        assert!(started.elapsed() < Duration::from_secs(60));
+        let read = check(10_000, of, usize::MAX, Duration::from_secs(3)).await;
+        assert_eq!(read, 5000);
+        assert!(started.elapsed() < Duration::from_secs(40));
     }
 }

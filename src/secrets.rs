@@ -1,8 +1,9 @@
 //! Where secrets are looked for: documents, folders, the environment.
 //!
-//! Everything here blocks, and a hung mount blocks for ever. So whoever asks does it through
+//! Files block, and a hung mount blocks for ever. So whoever asks does it through
 //! [`Secrets::reading`]: on a thread for that, under a deadline, and behind a semaphore that a
-//! hung thread keeps, so that the threads that hang are counted and cannot use up the pool.
+//! hung thread keeps, so that the threads that hang are counted and cannot use up the pool. What is
+//! in the loaded documents and in the environment is at hand ([`Secrets::at_hand`]).
 
 use std::collections::BTreeMap;
 use std::env;
@@ -10,6 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,8 +38,12 @@ pub struct Secrets {
     /// Whether programs that a kubeconfig or a credential names are run.
     exec_plugins: bool,
     readers: Arc<Semaphore>,
-    /// When a reading has last come to its end, in time.
-    last_end: Mutex<Instant>,
+    /// Whether nothing is at hand, since building a probe may block.
+    blocks: bool,
+    /// How many readings have come to their end, in time.
+    ended: AtomicU64,
+    /// When the last of them did, or when one began and no other was under way.
+    moved: Mutex<Instant>,
 }
 
 /// Reading did not end in time.
@@ -53,7 +59,9 @@ impl Secrets {
             credentials,
             exec_plugins: true,
             readers: Arc::new(Semaphore::new(READERS)),
-            last_end: Mutex::new(Instant::now()),
+            blocks: false,
+            ended: AtomicU64::new(0),
+            moved: Mutex::new(Instant::now()),
         }
     }
 
@@ -61,6 +69,13 @@ impl Secrets {
     #[must_use]
     pub fn exec_plugins(mut self, are_run: bool) -> Self {
         self.exec_plugins = are_run;
+        self
+    }
+
+    /// Whether a probe can be built without blocking.
+    #[must_use]
+    pub fn builds_block(mut self, blocks: bool) -> Self {
+        self.blocks = blocks;
         self
     }
 
@@ -74,6 +89,9 @@ impl Secrets {
     ) -> Result<T, Hangs> {
         let res = timeout_at(deadline, async {
             let turn: OwnedMutexGuard<()> = Arc::clone(turn).lock_owned().await;
+            if self.under_way() == 0 {
+                *self.moved() = Instant::now();
+            }
             let permit = Arc::clone(&self.readers).acquire_owned().await;
             let secrets = Arc::clone(self);
             tokio::task::spawn_blocking(move || {
@@ -84,7 +102,8 @@ impl Secrets {
         });
         match res.await {
             Ok(Ok(done)) => {
-                self.has_ended();
+                self.ended.fetch_add(1, Ordering::Relaxed);
+                *self.moved() = Instant::now();
                 Ok(done)
             }
             Ok(Err(err)) if err.is_panic() => std::panic::resume_unwind(err.into_panic()),
@@ -92,28 +111,34 @@ impl Secrets {
         }
     }
 
-    /// Does `work` here and now, if nothing that it asks for has to be read from a file: what is in the
-    /// loaded documents and in the environment is at hand, and does not block.
+    /// Does `work` here and now, if nothing that it asks for has to be read from a file.
     pub fn at_hand<T>(&self, work: impl FnOnce(Asking<'_>) -> Option<T>) -> Option<T> {
-        let done = work(Asking {
+        if self.blocks {
+            return None;
+        }
+        work(Asking {
             only_at_hand: true,
             ..Asking::new(self)
-        })?;
-        self.has_ended();
-        Some(done)
+        })
     }
 
-    fn has_ended(&self) {
-        *self.last_end() = Instant::now();
+    /// How many readings have come to their end, in time.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
     }
 
-    fn last_end(&self) -> MutexGuard<'_, Instant> {
-        self.last_end.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many readings have begun and not ended, in time or not.
+    pub fn under_way(&self) -> usize {
+        READERS - self.readers.available_permits()
     }
 
-    /// For how long no reading has come to its end.
+    /// For how long none of those under way has come to its end.
     pub fn idle(&self) -> Duration {
-        self.last_end().elapsed()
+        self.moved().elapsed()
+    }
+
+    fn moved(&self) -> MutexGuard<'_, Instant> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_at_hand(&self, question: &Question) -> bool {

@@ -148,9 +148,14 @@ impl Target {
     /// file: what nobody asked for may lie on a mount that hangs.
     pub fn judge(definition: &Definition, context: &Context) -> Result<(), Vec<ConfigError>> {
         let Definition { connection, ty, .. } = definition;
-        let look = context
-            .secrets
+        let partly = |asking: Asking<'_>| {
+            let look = judge_partly(connection, ty, &asking, Vec::new());
+            (!asking.has_missed()).then_some(look)
+        };
+        let secrets = &context.secrets;
+        let look = secrets
             .at_hand(|asking| first_look(connection, ty, asking))
+            .or_else(|| secrets.at_hand(partly))
             .unwrap_or_else(|| hanging_look(connection, ty));
         context.redactor.add(&look.secrets);
         look.res
@@ -574,6 +579,15 @@ mod tests {
             fs::write(dir.join(key), text).unwrap();
         }
 
+        fn definition(&self, spec: &str) -> Definition {
+            Definition::read(connection("{name: cache}", spec), &self.rules).unwrap()
+        }
+
+        fn judge(&self, spec: &str) -> Result<(), String> {
+            let res = Target::judge(&self.definition(spec), &self.context);
+            res.map_err(|errors| errors.iter().map(ToString::to_string).collect())
+        }
+
         async fn load(&self, spec: &str) -> Result<Loaded, String> {
             let all = |errors: Vec<ConfigError>| {
                 let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
@@ -711,6 +725,31 @@ mod tests {
         assert_eq!(failure.reason, Reason::ConnectRefused);
         assert_eq!(attempted.endpoint.as_deref(), Some("redis://127.0.0.1:1"));
         assert_eq!(bench.context.redactor.redact("hunter2!"), "[redacted]");
+    }
+
+    /// Neither while another secret is missing nor while nothing is read.
+    #[tokio::test]
+    async fn a_secret_is_in_no_mistake() {
+        let bench = Bench::new("");
+        let spec = "{type: smtp, url: 'smtp://h?$(password)=x', username: 'secret://nope/key', \
+                    password: hunter2hunter2}";
+        let said = bench.load(spec).await.err().unwrap();
+        assert!(said.contains("unknown option `[redacted]`"), "{said}");
+        let said = bench.judge(spec).unwrap_err();
+        assert!(said.contains("unknown option `[redacted]`"), "{said}");
+    }
+
+    /// What lies in a file is not read for that, and all else is.
+    #[tokio::test]
+    async fn what_is_not_selected_is_judged() {
+        let bench = Bench::new("");
+        let password = "password: 'file:///nowhere'";
+        let said = bench.judge(&format!(
+            "{{type: redis, url: 'redis://h:port', {password}}}"
+        ));
+        assert!(said.clone().unwrap_err().contains("port"), "{said:?}");
+        let well = bench.judge(&format!("{{type: redis, url: 'redis://h', {password}}}"));
+        assert_eq!(well, Ok(()));
     }
 
     #[tokio::test]

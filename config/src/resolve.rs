@@ -425,10 +425,9 @@ impl<'a> Run<'a> {
             place: self.connection.place.clone(),
             places: places(self.connection),
         };
-        if self.lookup.is_some() || self.unknown_fields.is_empty() {
-            let secrets = std::mem::take(&mut self.secrets);
-            resolved.secrets = secrets.of(self.connection, self.type_name, &resolved);
-        }
+        let known = |field| !self.unknown_fields.contains(&field);
+        let secrets = std::mem::take(&mut self.secrets);
+        resolved.secrets = secrets.of(self.connection, self.type_name, &resolved, known);
         resolved
     }
 

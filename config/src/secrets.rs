@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use crate::Secret;
 use crate::connection::Connection;
 use crate::node::{Data, Node};
-use crate::resolve::Resolved;
+use crate::resolve::{Field, Resolved};
 use crate::secret::is_commonplace;
 use crate::urls::urls;
 use crate::value::{self, Value};
@@ -26,23 +26,26 @@ impl Secrets {
     }
 
     /// With those that stand in fields for secrets, without those that are public anyway; the
-    /// longest first, so that no part of one is left when they are taken out of a text in turn.
+    /// longest first, so that no part of one is left when they are taken out of a text in turn. What
+    /// stands in a field that is not `known` is a placeholder.
     pub fn of(
         mut self,
         connection: &Connection,
         type_name: &str,
         resolved: &Resolved,
+        known: impl Fn(Field) -> bool,
     ) -> Vec<Secret> {
-        let fields = [&resolved.password, &resolved.key, &resolved.client_key];
-        self.extend(fields.into_iter().flatten());
-        if connection
-            .spec
-            .username
-            .as_ref()
-            .and_then(Value::literal)
-            .is_none()
-        {
-            self.extend(resolved.username.iter());
+        let username = connection.spec.username.as_ref();
+        let is_public = username.and_then(Value::literal).is_some();
+        for (field, value) in [
+            (Field::Password, &resolved.password),
+            (Field::SecretRef, &resolved.key),
+            (Field::ClientKey, &resolved.client_key),
+            (Field::Username, &resolved.username),
+        ] {
+            if known(field) && !(field == Field::Username && is_public) {
+                self.extend(value.iter());
+            }
         }
         if let Some(url) = &resolved.url {
             self.address(url.expose());

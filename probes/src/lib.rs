@@ -15,10 +15,12 @@
 //!      rename_all = "camelCase")]`, never flattened, with a doc comment on each field for the person
 //!      who edits the YAML. `JsonSchema` is derived as well: the comments are what their editor shows
 //!      (`--schema`). A field that reads itself says how it is written (`schema.rs`). Types over TLS have `insecureSkipVerify` and `serverName`.
-//!    * `impl ProbeType`: `FURTHER_REASONS`, those that not every type can give; `SECRET_KEYS`, the
-//!      keys of a whole secret that not every type reads, each with a row in the tests of `types.rs` and in
-//!      the README, and read by `Resolved::own_key`; `new`, which turns an `Access` and the settings into something that cannot be wrong (a mistake is `access.invalid(field, …)`, and
-//!      an option that is not honoured is refused by name); `endpoint`, which is `scheme://host:port`
+//!    * `impl ProbeType`: `FURTHER_REASONS`, those that not every type can give; `SECRET_KEYS`,
+//!      the keys of a whole secret that not every type reads, each with a row in the tests of
+//!      `types.rs` and in the README, and read by `Resolved::own_key`; `new`, which turns an
+//!      `Access` and the settings into something that cannot be wrong (a mistake is
+//!      `access.invalid(field, …)`, and an option that is not honoured is refused by name);
+//!      `endpoint`, which is `scheme://host:port`
 //!      and nothing else; and `probe`, the conversation, one line a step.
 //!    * In `probe`: `attempt.dial(&address)` resolves and connects, `attempt.tls(stream, &tls, host)`
 //!      shakes hands and records the chain, `attempt.phase(Phase::Auth, step)` times a step, tags its
@@ -82,4 +84,4 @@ pub use dns::ResolverChoice;
 pub use outcome::{Failure, Outcome, Phase, Reason, TlsFacts};
 pub use probe::{Files, Invalid, Probe};
 pub use scrub::Scrubber;
-pub use tls::{gather_entropy, install_crypto_provider};
+pub use tls::{gather_entropy, install_crypto_provider, read_system_roots};

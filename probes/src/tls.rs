@@ -218,6 +218,11 @@ pub fn gather_entropy() {
     let _ = PROVIDER.secure_random.fill(&mut [0; 32]);
 }
 
+/// Reads the authorities that this machine trusts, so that who needs them does not. Blocks.
+pub fn read_system_roots() {
+    LazyLock::force(&SYSTEM_ROOTS);
+}
+
 /// The authorities that this machine trusts. Read once: building the store for each attempt costs
 /// 1.8 ms.
 static SYSTEM_ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {

@@ -22,6 +22,7 @@ use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -253,7 +254,11 @@ impl<'a> Builder<'a> {
         };
         let process = spec.spawn()?;
         process.wait_ready(PATIENCE, || answers(port))?;
-        let holding = if self.full { hold(port)? } else { Vec::new() };
+        let holding = if self.full {
+            hold(port, &process)?
+        } else {
+            Vec::new()
+        };
         Ok(Slapd {
             _holding: holding,
             process,
@@ -365,28 +370,22 @@ fn anonymous(port: u16) -> io::Result<TcpStream> {
 /// Takes every place that there is, and has it find out.
 ///
 /// Who comes alone when one descriptor is left is hung up on: slapd needs a second one to see whether he may come
-/// in. Of two who come at once the second finds none, and slapd accepts nobody from then on until somebody leaves:
-/// what a full server is like. So they come in bursts until one is not answered, and all of them stay.
-fn hold(port: u16) -> Result<Vec<TcpStream>> {
+/// in. Of two who come at once the second finds none, and slapd, as it tells its log, accepts nobody from then on
+/// until somebody leaves: what a full server is like. So they come in bursts until it says so, and all of them stay.
+fn hold(port: u16, process: &Process) -> Result<Vec<TcpStream>> {
     const BURST: usize = 8;
-    const BURSTS: usize = 16;
+    const BURSTS: usize = 30;
     let mut holding = Vec::new();
     for _ in 0..BURSTS {
-        let burst: Vec<_> = (0..BURST)
-            .map(|_| anonymous(port))
-            .collect::<io::Result<_>>()
-            .map_err(Error::doing("cannot fill slapd"))?;
-        let is_left_waiting = |mut stream: &TcpStream| matches!(stream.read(&mut [0]), Err(err) if err.kind() == io::ErrorKind::WouldBlock);
-        let mut full = burst.iter().any(is_left_waiting);
-        holding.extend(burst);
-        if full {
-            // One that has no time is not full yet: it goes on to answer.
-            let last = anonymous(port).map_err(Error::doing("cannot fill slapd"))?;
-            full = is_left_waiting(&last);
-            holding.push(last);
+        for _ in 0..BURST {
+            holding.push(anonymous(port).map_err(Error::doing("cannot fill slapd"))?);
         }
-        if full {
-            return Ok(holding);
+        for _ in 0..10 {
+            // EMFILE
+            if process.log().contains("failed errno=24") {
+                return Ok(holding);
+            }
+            thread::sleep(Duration::from_millis(100));
         }
     }
     Err(Error::new("a full slapd is never full"))
