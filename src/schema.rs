@@ -146,6 +146,29 @@ mod tests {
         ("template-unknown.yaml", TEMPLATE),
         ("types/amqp-unknown-option.yaml", URL),
         ("types/amqp-vhost-of-two-segments.yaml", URL),
+        ("types/aws-access-key-alone.yaml", TOGETHER),
+        ("types/aws-bare-keys-as-a-file.yaml", FILE),
+        ("types/aws-endpoint-and-url.yaml", TOGETHER),
+        ("types/aws-endpoint-without-scheme.yaml", URL),
+        ("types/aws-keys-and-profile.yaml", TOGETHER),
+        ("types/aws-keys-twice.yaml", TOGETHER),
+        ("types/aws-options-in-the-url.yaml", URL),
+        ("types/aws-profile-that-is-not-there.yaml", FILE),
+        ("types/aws-region-is-a-place.yaml", REGION),
+        ("types/aws-region-is-a-zone.yaml", REGION),
+        ("types/aws-region-misspelt.yaml", REGION),
+        (
+            "types/aws-role-session-with-blanks.yaml",
+            "what a name is made of",
+        ),
+        ("types/aws-secret-key-alone-in-a-block.yaml", TOGETHER),
+        ("types/aws-secret-key-alone.yaml", TOGETHER),
+        (
+            "types/aws-secret-key-with-blanks.yaml",
+            "what a key is made of",
+        ),
+        ("types/aws-session-token-alone.yaml", TOGETHER),
+        ("types/aws-single-sign-on.yaml", FILE),
         ("types/bad-json-path.yaml", "what an expression is made of"),
         ("types/bad-pem.yaml", "what a certificate is made of"),
         ("types/bad-regex.yaml", "what an expression is made of"),
@@ -210,6 +233,8 @@ mod tests {
         ("types/unknown-sslmode.yaml", URL),
         ("types/webhook-header-in-a-shoutrrr-url.yaml", URL),
     ];
+    const FILE: &str = "what a file in a secret is made of";
+    const REGION: &str = "what a region is called";
     const JSON: &str = "what is written as JSON in a text";
     const TOGETHER: &str = "what does not go together";
     const WARNING: &str = "it is taken, with a warning";
@@ -345,6 +370,8 @@ mod tests {
             "{type: http, url: 'http://h', properties: {headers: [{name: A, value: b}], method: get}}",
             "{type: mysql, url: 'mysql://h', properties: {tls: VERIFY_CA, insecureSkipVerify: 'true'}}",
             "{type: mssql, url: 'mssql://h', properties: {encrypt: false}}",
+            "{type: aws, properties: {assumeRole: {roleArn: 'arn:aws:iam::1:role/r', externalId: x}}}",
+            "{type: http, url: 'http://h', properties: {oauth: {tokenUrl: 'https://t', clientId: a, scopes: [b]}}}",
         ] {
             judge.takes(&definition(spec));
         }

@@ -75,6 +75,19 @@ impl Role {
                 "it is not the ARN of a role: `arn:aws:iam::123456789012:role/NAME`".to_owned(),
             );
         }
+        // What STS would say of each attempt.
+        if duration_seconds.is_some_and(|seconds| !(900..=43_200).contains(&seconds)) {
+            return Err("a session lasts from 900 to 43200 seconds".to_owned());
+        }
+        let is_name = |name: &str| {
+            let may_be = |byte: u8| byte.is_ascii_alphanumeric() || b"_+=,.@-".contains(&byte);
+            (2..=64).contains(&name.len()) && name.bytes().all(may_be)
+        };
+        if session_name.as_deref().is_some_and(|name| !is_name(name)) {
+            let message =
+                "the name of a session has two to 64 letters, digits and `_+=,.@-`".to_owned();
+            return Err(message);
+        }
         Ok(Self {
             arn: arn.to_owned(),
             external_id,

@@ -12,9 +12,10 @@ use conncheck_config::{Field, Secret, SecretKey};
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
-use schemars::{JsonSchema, json_schema};
+use schemars::{JsonSchema, Schema, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::json;
 use url::form_urlencoded;
 
 use crate::address::Location;
@@ -55,6 +56,7 @@ pub(crate) enum KeyIs {
 /// Where to get a token from (OAuth 2 client credentials).
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(transform = with_other_names)]
 pub(crate) struct OAuthSettings {
     /// The address of the token endpoint.
     #[serde(rename = "tokenURL", alias = "tokenUrl")]
@@ -73,6 +75,28 @@ pub(crate) struct OAuthSettings {
     /// How `clientID` and `clientSecret` are sent: in the `header` (Basic) or in the `body`.
     #[serde(default)]
     auth_style: AuthStyle,
+}
+
+/// The other names of these fields, of which a schema that is derived knows nothing.
+fn with_other_names(schema: &mut Schema) {
+    const OTHERS: [(&str, &str); 3] = [
+        ("tokenURL", "tokenUrl"),
+        ("clientID", "clientId"),
+        ("scope", "scopes"),
+    ];
+    if let Some(fields) = schema
+        .get_mut("properties")
+        .and_then(|fields| fields.as_object_mut())
+    {
+        for (name, other) in OTHERS {
+            if let Some(field) = fields.get(name).cloned() {
+                fields.insert(other.to_owned(), field);
+            }
+        }
+    }
+    schema.remove("required");
+    let either = json!([{ "required": ["tokenURL"] }, { "required": ["tokenUrl"] }]);
+    schema.insert("anyOf".to_owned(), either);
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]

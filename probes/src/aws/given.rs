@@ -28,11 +28,13 @@ written!(AssumeRole: {
         "type": "object",
         "properties": {
             "roleARN": arn,
+            "roleArn": arn,
             "externalID": text,
+            "externalId": text,
             "sessionName": text,
             "durationSeconds": { "type": "integer", "minimum": 900, "maximum": 43200 },
         },
-        "required": ["roleARN"],
+        "anyOf": [{ "required": ["roleARN"] }, { "required": ["roleArn"] }],
         "additionalProperties": false,
     }] })
 });
@@ -168,6 +170,18 @@ impl Given {
     }
 }
 
+/// Where the half of the keys stands that cannot be sent.
+fn place_of(access: &Access<'_>, what: &str) -> Field {
+    let own = match what {
+        _ if what.contains("access key") => Field::Username,
+        _ if what.contains("secret key") => Field::Password,
+        _ => Field::Properties,
+    };
+    let fields = [own, Field::SecretRef, Field::Properties];
+    let given = |field: &Field| access.resolved().is_in_spec(*field);
+    fields.into_iter().find(given).unwrap_or(own)
+}
+
 /// Both halves of the keys, wherever each stands.
 struct Halves {
     access_key: Option<Secret>,
@@ -234,7 +248,7 @@ impl Halves {
         let (field, message, hint) = match (&self.access_key, &self.secret_key) {
             (Some(access_key), Some(secret_key)) => {
                 let keys = Keys::new(access_key, secret_key, self.session_token.as_ref())
-                    .map_err(|what| access.invalid(Field::SecretRef, what))?;
+                    .map_err(|what| access.invalid(place_of(access, &what), what))?;
                 return Ok((Some(keys), self.key));
             }
             (Some(_), None) => (

@@ -87,10 +87,17 @@ impl ProbeType for Aws {
             region: settings.region.or(endpoint.region),
         };
         let (username, password) = (endpoint.username.as_deref(), endpoint.password.as_deref());
+        let region = written.region.clone();
         let given = Given::read(&access, written, username, password)?;
         let identity = Identity::new(&access, given)?;
+        let endpoint = endpoint.url.or_else(|| identity.endpoint().cloned());
+        // Whose endpoint is another's may have regions of its own.
+        if let (None, Some(region)) = (&endpoint, region) {
+            in_aws(&region)
+                .map_err(|(what, hint)| access.invalid(Field::Properties, what).hint(hint))?;
+        }
         Ok(Self {
-            endpoint: endpoint.url.or_else(|| identity.endpoint().cloned()),
+            endpoint,
             identity: Some(identity),
             tls,
         })
@@ -142,6 +149,30 @@ impl Aws {
             })?,
         };
         Ok(Sts::new(url, self.tls.clone(), region.to_owned()))
+    }
+}
+
+/// Why AWS has no such region, and the way out: its host would not be found, and nobody would say why.
+fn in_aws(region: &str) -> Result<(), (&'static str, &'static str)> {
+    let mut parts = region.rsplit('-');
+    let last = parts.next().unwrap_or_default();
+    let digits = last.trim_end_matches(|c: char| c.is_ascii_lowercase());
+    let is_numbered =
+        |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    match (
+        is_numbered(digits),
+        last.len() - digits.len(),
+        parts.count(),
+    ) {
+        (true, 0, 2..) => Ok(()),
+        (true, 1, 2..) => Err((
+            "the `region` is an availability zone",
+            "leave out the letter at its end",
+        )),
+        _ => Err((
+            "the `region` is no name of a region",
+            "it is written like `eu-west-1`",
+        )),
     }
 }
 
@@ -269,6 +300,22 @@ mod tests {
             (
                 "username: AKIA1\npassword: b\nproperties: {region: 'M4RK3R/'}",
                 "the `region` is no name of a region (it is written like `eu-west-1`)",
+            ),
+            (
+                "username: AKIA1\npassword: b\nproperties: {region: eu-west1}",
+                "the `region` is no name of a region (it is written like `eu-west-1`)",
+            ),
+            (
+                "username: AKIA1\npassword: b\nproperties: {region: us-gov-west-1b}",
+                "the `region` is an availability zone (leave out the letter at its end)",
+            ),
+            (
+                "username: AKIA1\npassword: b\nproperties: {assumeRole: {roleARN: 'arn:aws:iam::123456789012:role/R', durationSeconds: 60}}",
+                "`assumeRole`: a session lasts from 900 to 43200 seconds",
+            ),
+            (
+                "username: AKIA1\npassword: b\nproperties: {assumeRole: {roleARN: 'arn:aws:iam::123456789012:role/R', sessionName: 'M4RK3R x'}}",
+                "`assumeRole`: the name of a session has two to 64 letters, digits and `_+=,.@-`",
             ),
             (
                 "username: AKIA1\npassword: b\nproperties: {assumeRole: 'M4RK3R'}",
