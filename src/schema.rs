@@ -201,6 +201,7 @@ mod tests {
         ),
         ("types/legacy-auth-twice.yaml", TOGETHER),
         ("types/legacy-ca-beside-certificate.yaml", TOGETHER),
+        ("types/legacy-database-is-another.yaml", URL),
         ("types/legacy-endpoint-is-another.yaml", TOGETHER),
         ("types/legacy-header-misspelt.yaml", JSON),
         ("types/legacy-headers-are-no-json.yaml", JSON),
@@ -216,6 +217,10 @@ mod tests {
         ("types/legacy-oauth-without-token-url.yaml", TOGETHER),
         ("types/legacy-port-within-contradicts.yaml", TOGETHER),
         ("types/legacy-replica-set-is-another.yaml", URL),
+        (
+            "types/legacy-several-scopes.yaml",
+            "how many there are in a text",
+        ),
         ("types/legacy-tenant-in-block-and-properties.yaml", TOGETHER),
         (
             "types/legacy-tenant-is-a-url.yaml",

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::document::Trust;
 use crate::error::Mistake;
 use crate::forms::Words;
+use crate::in_url::Beside;
 use crate::node::{Data, Node};
 use crate::resolve::{self, Field, Lookup, Resolved, SecretKey, Unresolved};
 use crate::template::{self, Part, Variable};
@@ -59,6 +60,8 @@ pub(crate) struct Spec {
     pub certificate: Option<Value>,
     /// What a block says of an address; `url` names them as if they were properties.
     pub parts: BTreeMap<&'static str, Value>,
+    /// What the URL must say too, whoever brings it.
+    pub in_url: Vec<Beside>,
     /// What the owner calls all this.
     pub words: Words,
 }
@@ -244,6 +247,38 @@ impl Connection {
             Ok(_) => None,
         }
     }
+
+    /// Whether a literal `url` says what stands beside it, as far as no template is asked.
+    pub(crate) fn check_in_url(&self, type_name: &str) -> Vec<Mistake> {
+        let is_plain = |text: &&str| !text.contains("$(") && !text.contains("{{");
+        if (self.spec.secret_ref.as_ref()).is_some_and(SecretRef::is_url) {
+            return Vec::new();
+        }
+        let Some(url) = self.spec.url.as_ref().and_then(Value::literal) else {
+            return Vec::new();
+        };
+        let mut url = url.trim().to_owned();
+        for known in ["username", "password"] {
+            url = url.replace(&format!("$({known})"), "");
+            url = url.replace(&format!("{{{{{known}}}}}"), "");
+        }
+        if !is_plain(&url.as_str()) {
+            return Vec::new();
+        }
+        if let Some(port) = &self.spec.port {
+            let port = port.literal();
+            // What is wrong with the port has been told.
+            let Some(Ok(with_port)) = port.map(|port| urls::with_port(&url, port)) else {
+                return Vec::new();
+            };
+            url = with_port;
+        }
+        let beside = self.spec.in_url.iter().filter(|beside| {
+            let text = beside.value.literal().map(str::trim).filter(is_plain);
+            text.is_some_and(|text| beside.in_url(type_name, &url, text).is_none())
+        });
+        beside.map(Beside::contradiction).collect()
+    }
 }
 
 impl Spec {
@@ -262,6 +297,7 @@ impl Spec {
         .into_iter()
         .flatten()
         .chain(self.parts.values())
+        .chain(self.in_url.iter().map(|beside| &beside.value))
     }
 
     /// Every reference and where it stands, but for `secretRef`.

@@ -18,6 +18,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::connection::Spec;
 use crate::error::Mistake;
+use crate::in_url::{Beside, What};
 use crate::node::{Data, Entry, Node};
 use crate::read::Reader;
 use crate::urls;
@@ -956,6 +957,19 @@ impl Reader {
             return;
         }
         let Some(host) = &reading.host else {
+            // The secret brings the URL.
+            let database = reading.database.iter().map(|value| ("database", value));
+            let options = reading.options.iter().map(|(name, value)| (*name, value));
+            let beside = database.chain(options).map(|(name, value)| Beside {
+                path: format!("{}.{name}", reading.block.name),
+                key: name.to_owned(),
+                what: match name {
+                    "database" => What::Database,
+                    _ => What::ReplicaSet,
+                },
+                value: value.clone(),
+            });
+            reading.spec.in_url = beside.collect();
             return;
         };
         let mut url = format!("{scheme}$(properties.host)");

@@ -11,12 +11,12 @@
 
 use std::collections::HashSet;
 
-use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value as Json, json};
 
 use crate::connection::{Connection, Spec};
 use crate::error::Mistake;
 use crate::forms::{self, Means, NO_LOGIN_OF_WINDOWS};
+use crate::in_url::{Beside, What};
 use crate::node::{Data, Entry, Node};
 use crate::read::Reader;
 use crate::resolve::named_by_templates;
@@ -41,8 +41,8 @@ enum To {
     Json(&'static str),
     /// A property within one of the type's.
     Inside(&'static str, &'static str),
-    /// What the `url` says already.
-    InUrl,
+    /// What the `url` says already, or is made to say.
+    InUrl(What),
 }
 
 const fn property(name: &'static str) -> To {
@@ -85,7 +85,13 @@ const HTTP: Fields = &[
     ("sessionStorage", NOTHING),
 ];
 
-const DATABASE: &[Fields] = &[SWITCH, &[("host", To::InUrl), ("database", To::InUrl)]];
+const DATABASE: &[Fields] = &[
+    SWITCH,
+    &[
+        ("host", To::InUrl(What::Host)),
+        ("database", To::InUrl(What::Database)),
+    ],
+];
 
 static LEGACY: &[Legacy] = &[
     Legacy {
@@ -113,8 +119,8 @@ static LEGACY: &[Legacy] = &[
         fields: &[
             SWITCH,
             &[
-                ("host", To::InUrl),
-                ("replica_set", To::Field(Means::Option)),
+                ("host", To::InUrl(What::Host)),
+                ("replica_set", To::InUrl(What::ReplicaSet)),
             ],
         ],
     },
@@ -170,7 +176,7 @@ static LEGACY: &[Legacy] = &[
         fields: &[
             SWITCH,
             &[
-                ("host", To::InUrl),
+                ("host", To::InUrl(What::Host)),
                 ("port", To::Field(Means::Port)),
                 ("encryptionMethod", property("encryption")),
                 ("authMethod", property("auth")),
@@ -296,7 +302,7 @@ pub(crate) fn schemas(
                 (format!("{ours}.{inner}"), json!(true))
             }
             To::Inside(ours, inner) => (format!("{ours}.{inner}"), value()),
-            To::InUrl => (name.to_owned(), value()),
+            To::InUrl(_) => (name.to_owned(), value()),
         };
         // An empty one is nothing.
         let nothing = json!({
@@ -307,7 +313,8 @@ pub(crate) fn schemas(
         let mut res = Map::new();
         let description = match (to, schema.get("description")) {
             _ if ours != name => json!(format!("`{ours}` in the legacy form.")),
-            (To::InUrl, _) => json!("What the URL says already."),
+            (To::InUrl(What::ReplicaSet), _) => json!("`replicaSet` of the URL."),
+            (To::InUrl(_), _) => json!("What the URL says already."),
             (_, Some(description)) => description.clone(),
             (_, None) => json!("A property of the legacy form."),
         };
@@ -323,17 +330,34 @@ impl Connection {
     /// The same once its type is known: what the legacy form calls otherwise stands where the type
     /// looks for it. `type_name` is the canonical one.
     pub fn of_type(mut self, type_name: &str) -> Result<Self, Vec<ConfigError>> {
-        let Some(properties) = self.spec.properties.take() else {
-            return Ok(self);
+        let mistakes = match self.spec.properties.take() {
+            Some(properties) => self.move_properties(type_name, &properties),
+            None => Vec::new(),
         };
+        let mistakes = match mistakes.is_empty() {
+            true => self.check_in_url(type_name),
+            false => mistakes,
+        };
+        if mistakes.is_empty() {
+            return Ok(self);
+        }
+        let errors = mistakes.into_iter().map(|mistake| {
+            let mut error = self.error(mistake.place, mistake.message, mistake.hint);
+            error.type_name = Some(type_name.to_owned());
+            error
+        });
+        Err(errors.collect())
+    }
+
+    fn move_properties(&mut self, type_name: &str, properties: &Node) -> Vec<Mistake> {
         let mut moving = Moving {
             reader: Reader::default(),
-            named: named_by_templates(&self.spec, &properties),
+            named: named_by_templates(&self.spec, properties),
             spec: &mut self.spec,
             entries: Vec::new(),
             said: Vec::new(),
         };
-        moving.all(type_name, &properties);
+        moving.all(type_name, properties);
         let Moving {
             mut reader,
             named,
@@ -356,16 +380,7 @@ impl Connection {
         if said.iter().any(|(ours, _)| ours == "port") {
             reader.mistakes.extend(self.check_port());
         }
-        let mistakes = reader.mistakes;
-        if mistakes.is_empty() {
-            return Ok(self);
-        }
-        let errors = mistakes.into_iter().map(|mistake| {
-            let mut error = self.error(mistake.place, mistake.message, mistake.hint);
-            error.type_name = Some(type_name.to_owned());
-            error
-        });
-        Err(errors.collect())
+        reader.mistakes
     }
 }
 
@@ -437,7 +452,7 @@ impl Moving<'_> {
                 };
                 self.put(&[ours, inner], entry, value);
             }
-            To::InUrl => self.in_url(type_name, entry, &path),
+            To::InUrl(what) => self.in_url(type_name, what, entry, &path),
             To::Field(means) => self.field(means, entry, &path),
         }
     }
@@ -457,7 +472,6 @@ impl Moving<'_> {
             Means::Port if self.named.contains(&entry.key) => return,
             Means::Port => ("port", |spec| &mut spec.port),
             Means::Urls => return self.urls(entry, path),
-            Means::Option => return self.option(entry, path),
             Means::Refused(instead) => return self.reader.refuse(entry, path, instead),
             Means::RefusedIfTrue(instead) => {
                 let is_on = self.reader.switch(&entry.value, path);
@@ -502,32 +516,10 @@ impl Moving<'_> {
         }
     }
 
-    /// An option of a MongoDB URL, which may have it already.
-    fn option(&mut self, entry: &Entry, path: &str) {
-        let Some(url) = &mut self.spec.url else {
-            return;
-        };
-        let Some(text) = url.literal() else {
-            // Nobody else would have read it there either.
-            return;
-        };
-        if urls::has_option(text, "replicaSet") {
-            return self.in_url("mongodb", entry, path);
-        }
-        let template = format!("$({path})");
-        let text = urls::with_option(text.trim(), "replicaSet", &template);
-        url.source = Source::Literal(Secret::new(text));
-        self.named.insert(entry.key.clone());
-    }
-
     /// What the URL was made of says the same as the URL.
-    fn in_url(&mut self, type_name: &str, entry: &Entry, path: &str) {
+    fn in_url(&mut self, type_name: &str, what: What, entry: &Entry, path: &str) {
         let key = entry.key.as_str();
         let Some(value) = self.reader.value(Some(&entry.value), path) else {
-            return;
-        };
-        let plain = |text: &&str| !text.contains("$(") && !text.contains("{{");
-        let Some(text) = value.literal().map(str::trim).filter(plain) else {
             return;
         };
         if let Some(part) = self.spec.parts.get(key) {
@@ -536,44 +528,22 @@ impl Moving<'_> {
             }
             return;
         }
-        if self.named.contains(key) {
+        if self.named.contains(key) && what != What::ReplicaSet {
             return;
         }
-        let Some(url) = &self.spec.url else {
-            if self.spec.secret_ref.is_none() && key == "host" {
-                let message = format!("a `{path}` without a `url`");
-                let scheme = forms::scheme_of(type_name).unwrap_or_default();
-                let hint = format!("write `url: {scheme}$({path})`");
-                let mistake = Mistake::new(&entry.place, message).hint(hint);
-                self.reader.blame(mistake);
-            }
-            return;
-        };
-        let Some(url) = url.literal() else {
-            return;
-        };
-        let mut url = url.to_owned();
-        for known in ["username", "password"] {
-            url = url.replace(&format!("$({known})"), "");
-            url = url.replace(&format!("{{{{{known}}}}}"), "");
+        if self.spec.url.is_none() && self.spec.secret_ref.is_none() && what == What::Host {
+            let message = format!("a `{path}` without a `url`");
+            let scheme = forms::scheme_of(type_name).unwrap_or_default();
+            let hint = format!("write `url: {scheme}$({path})`");
+            let mistake = Mistake::new(&entry.place, message).hint(hint);
+            return self.reader.blame(mistake);
         }
-        if !plain(&url.as_str()) {
-            return;
-        }
-        let url = url.to_lowercase();
-        let decoded = percent_decode_str(&url).decode_utf8_lossy();
-        let text = text.to_lowercase();
-        let says = |text: &str| url.contains(text) || decoded.contains(text);
-        // A port that is the usual one need not be there.
-        let host = text.split_once(':').map(|(host, _)| host);
-        if !says(&text) && !host.is_some_and(|host| key == "host" && says(host)) {
-            let ours = self.spec.words.of("`url`".to_owned());
-            let message = format!("`{path}` is not in the {ours}");
-            let hint =
-                format!("only the {ours} counts; leave the property out if that one is right");
-            self.reader
-                .blame(Mistake::new(&entry.place, message).hint(hint));
-        }
+        self.spec.in_url.push(Beside {
+            path: path.to_owned(),
+            key: entry.key.clone(),
+            what,
+            value,
+        });
     }
 
     /// A property that may be JSON in a text, as the list or mapping that it is.

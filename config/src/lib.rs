@@ -9,6 +9,7 @@ mod de;
 mod document;
 mod error;
 mod forms;
+mod in_url;
 mod legacy;
 mod node;
 mod read;

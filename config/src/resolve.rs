@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use crate::connection::{Connection, Partial, Properties, SecretRef, Spec};
 use crate::document::Trust;
 use crate::forms::certificate_is_login;
+use crate::in_url::What;
 use crate::node::{Data, Entry, Node};
 use crate::secrets::Secrets;
 use crate::template::{self, Kind, Part, Variable};
@@ -208,6 +209,13 @@ fn names_url(key: &str) -> bool {
     URL.0.contains(&key) || key == "connection-string"
 }
 
+impl SecretRef {
+    /// Whether its URL counts, and not that of `spec`.
+    pub fn is_url(&self) -> bool {
+        self.key.as_deref().is_some_and(names_url)
+    }
+}
+
 /// What all templates of a connection together may become: far more than any body or query, and
 /// far less than `$(properties.a)$(properties.a)…` could grow to.
 const MOST_FILLED: usize = 1 << 20;
@@ -392,6 +400,7 @@ impl<'a> Run<'a> {
         let carried = take(URL).trimmed();
         let url = self.url(carried);
         let url = self.with_port(url);
+        let url = self.with_what_is_beside(url);
         self.note_those_for_templates(&mut properties);
         fields.insert(Field::Url, url);
         fields.insert(Field::Username, self.username.clone());
@@ -884,6 +893,48 @@ impl<'a> Run<'a> {
                 }
             }
         }
+    }
+
+    /// The URL with what stands beside it and must be in it.
+    fn with_what_is_beside(&mut self, url: Got) -> Got {
+        let connection = self.connection;
+        connection.spec.in_url.iter().fold(url, |url, beside| {
+            // What a template has put there may be a piece of something.
+            let key = &beside.key;
+            let is_named = self.for_templates.contains(key) || self.parts.contains_key(key);
+            if is_named && beside.what != What::ReplicaSet {
+                return url;
+            }
+            let value = &beside.value;
+            let text = match &value.source {
+                Source::Reference(_) => self.value(Some(value)).trimmed(),
+                Source::Literal(text) => {
+                    let parts = template::parse(text.expose());
+                    match self.fill(&parts, Kind::Property, &value.place) {
+                        Some(text) => Got::of(Some(Secret::new(text))).trimmed(),
+                        None => Got::Unknown,
+                    }
+                }
+            };
+            match (url, text) {
+                (Got::Value(url), Got::Value(text)) => {
+                    match beside.in_url(self.type_name, url.expose(), text.expose()) {
+                        Some(url) => Got::Value(Secret::new(url)),
+                        None => {
+                            let mistake = beside.contradiction();
+                            self.unresolved.push(Unresolved {
+                                place: mistake.place,
+                                message: mistake.message,
+                                hint: mistake.hint,
+                            });
+                            Got::Unknown
+                        }
+                    }
+                }
+                (Got::Value(_), Got::Unknown) if beside.what == What::ReplicaSet => Got::Unknown,
+                (url, _) => url,
+            }
+        })
     }
 
     /// A property that a template names is there for it, whether or not its type knows it.

@@ -424,7 +424,7 @@ impl Form {
 }
 
 /// Everything but what a URL never minds (RFC 3986 "unreserved").
-const ALL: &AsciiSet = &NON_ALPHANUMERIC
+pub(crate) const ALL: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')

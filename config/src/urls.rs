@@ -47,10 +47,15 @@ pub(crate) fn is_bare_ipv6(host: &str) -> bool {
 
 /// Whether the query of a URL has this option; case does not matter.
 pub(crate) fn has_option(url: &str, name: &str) -> bool {
+    option(url, name).is_some()
+}
+
+/// This option as it stands in the query of a URL; case does not matter.
+pub(crate) fn option<'a>(url: &'a str, name: &str) -> Option<&'a str> {
     let query = url.split_once('?').map_or("", |(_, query)| query);
-    query.split(['&', ';']).any(|pair| {
-        let key = pair.split_once('=').map_or(pair, |(key, _)| key);
-        key.eq_ignore_ascii_case(name)
+    query.split(['&', ';']).find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        key.eq_ignore_ascii_case(name).then_some(value)
     })
 }
 

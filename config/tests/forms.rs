@@ -27,11 +27,23 @@ stringData:
   kubeconfig: 'kind: Config'
   json: '{service: aps}'
   template: postgres://$(properties.host)/$(properties.database)
+  mongo: mongodb://h/db
+  set: mongodb://h/db?replicaSet=rs0
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: mongo}
+stringData: {url: 'mongodb://h/db'}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: set}
+stringData: {url: 'mongodb://h/db?replicaSet=rs0'}
 ---
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: db}
-data: {host: map.example.com}
+data: {host: map.example.com, address: 'db.example.com:5432'}
 ";
 
 fn load(spec: &str) -> Loaded {
@@ -578,7 +590,7 @@ properties: {replica_set: rs0}",
     for (host, database) in [
         ("DB.example.com:5432", "a b"),
         ("db.example.com", "a%20b"),
-        ("$(name)", "$(namespace)"),
+        ("configmap://db/address", "$(properties.part) b"),
     ] {
         check(
             &format!(
@@ -586,14 +598,84 @@ properties: {replica_set: rs0}",
 url: {{value: 'postgres://$(username):$(password)@db.example.com/a%20b'}}
 username: u
 password: p
-properties: {{host: {host}, database: {database}}}"
+properties: {{host: {host}, database: {database}, part: a}}"
             ),
             &[
                 "url=postgres://u:p@db.example.com/a%20b",
                 "username=u",
                 "password=p",
+                ".part=a",
             ],
         );
+    }
+}
+
+#[test]
+fn what_the_url_must_say_is_compared_whoever_brings_it() {
+    // What it does not say is put there.
+    for url in [
+        "url: secret://db/mongo",
+        "secretRef: {name: mongo, key: url}",
+        "secretRef: {name: mongo}",
+        // The secret's wins.
+        "secretRef: {name: mongo, key: url}\nurl: {value: 'mongodb://other/'}",
+    ] {
+        check(
+            &format!("type: mongodb\n{url}\nproperties: {{replica_set: rs0, host: 'h:27017'}}"),
+            &["url=mongodb://h/db?replicaSet=rs0"],
+        );
+    }
+    check(
+        "mongo: {replicaSet: rs0, database: db}\nsecretRef: {name: mongo}",
+        &["url=mongodb://h/db?replicaSet=rs0"],
+    );
+    check(
+        "type: mongodb
+url: secret://db/set
+properties: {replica_set: rs0}",
+        &["url=mongodb://h/db?replicaSet=rs0"],
+    );
+    for (spec, message) in [
+        (
+            "type: mongodb\nurl: secret://db/set\nproperties: {replica_set: rs1}",
+            "t.yaml:7:29 `properties.replica_set` contradicts the `url`, which has another `replicaSet`",
+        ),
+        (
+            "type: mongodb\nurl: {value: 'mongodb://h/?replicaSet=rs0'}\nproperties: {replica_set: secret://db/token}",
+            "t.yaml:7:29 `properties.replica_set` contradicts the `url`, which has another `replicaSet`",
+        ),
+        (
+            "mongo: {replicaSet: rs1}\nsecretRef: {name: set}",
+            "t.yaml:5:23 `mongo.replicaSet` contradicts the `url`, which has another `replicaSet`",
+        ),
+        (
+            "type: mongodb\nsecretRef: {name: mongo}\nproperties: {host: h, replica_set: secret://db/nope}",
+            "t.yaml:7:38 secret `default/db` has no key `nope`",
+        ),
+        (
+            "type: mongodb\nsecretRef: {name: mongo}\nproperties: {host: other}",
+            "t.yaml:7:22 `properties.host` is not in the `url`",
+        ),
+        (
+            "mongo: {database: other}\nsecretRef: {name: mongo}",
+            "t.yaml:5:21 `mongo.database` is not in the `url`",
+        ),
+        (
+            "type: postgres\nurl: {value: 'postgres://h/workshop'}\nproperties: {database: $(properties.a), a: shop}",
+            "t.yaml:7:26 `properties.database` is not in the `url`",
+        ),
+    ] {
+        let loaded = load(spec);
+        let connection = connection(&loaded);
+        let name = connection.block.as_ref().or(connection.type_name.as_ref());
+        let name = &name.unwrap().value;
+        let connection = connection.clone().of_type(name).unwrap();
+        let unresolved = connection.resolve(name, &[], &loaded.documents);
+        let [err] = &unresolved.unwrap_err()[..] else {
+            panic!("{spec}");
+        };
+        let told = format!("{} {}", err.place, err.message);
+        assert!(told.starts_with(message), "{told}");
     }
 }
 
@@ -690,7 +772,7 @@ fn what_cannot_be_had_is_told_of_its_place() {
     assert_eq!(
         unresolved("postgres: {host: secret://db/nope}"),
         [
-            "t.yaml:5:20 secret `default/db` has no key `nope`; it has `database`, `host`, `ip`, `json`, `kubeconfig`, `password`, `port`, `template`, `token`, `url` and `user`"
+            "t.yaml:5:20 secret `default/db` has no key `nope`; it has `database`, `host`, `ip`, `json`, `kubeconfig`, `mongo`, `password`, `port`, `set`, `template`, `token`, `url` and `user`"
         ]
     );
     assert_eq!(

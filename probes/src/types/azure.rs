@@ -162,7 +162,19 @@ impl ProbeType for Azure {
             Resource::Management => cloud.management.to_owned(),
             Resource::Uri(uri) => uri,
         };
-        if resource.is_empty() || resource.contains(char::is_whitespace) {
+        let between = |c: char| c == ',' || c.is_whitespace();
+        if resource
+            .split(between)
+            .filter(|one| !one.is_empty())
+            .count()
+            > 1
+        {
+            let message = "`resource` names several, and a token is for one";
+            return Err(access
+                .invalid(Field::Properties, message)
+                .hint("keep one of them; each other one is a `Connection` of its own"));
+        }
+        if resource.is_empty() || resource.contains(between) {
             return Err(access
                 .invalid(Field::Properties, "`resource` is not the URI of an API")
                 .hint(
@@ -583,8 +595,16 @@ mod tests {
                 "`/t` does not exist",
             ),
             (
-                "username: a\npassword: x\nproperties: {tenantID: a, resource: 'a b'}",
+                "username: a\npassword: x\nproperties: {tenantID: a, resource: ''}",
                 "`resource` is not the URI of an API",
+            ),
+            (
+                "username: a\npassword: x\nproperties: {tenantID: a, resource: 'https://a/.default offline_access'}",
+                "`resource` names several, and a token is for one",
+            ),
+            (
+                "username: a\npassword: x\nproperties: {tenantID: a, scopes: 'https://a/.default,https://b/.default'}",
+                "`resource` names several, and a token is for one",
             ),
             (
                 "username: a\npassword: x\nproperties: {tenantID: a, subscriptionID: shop}",
