@@ -178,6 +178,7 @@ mod tests {
             "types/block-cert-without-key.yaml",
             "the key may stand in the PEM of the certificate",
         ),
+        ("types/block-headers-are-text.yaml", JSON),
         ("types/block-of-other-type.yaml", TOGETHER),
         ("types/block-unknown-option.yaml", URL),
         ("types/block-url-without-scheme.yaml", URL),
@@ -376,6 +377,8 @@ mod tests {
             "{type: mysql, url: 'mysql://h', properties: {tls: VERIFY_CA, insecureSkipVerify: 'true'}}",
             "{type: mssql, url: 'mssql://h', properties: {encrypt: false}}",
             "{type: aws, properties: {assumeRole: {roleArn: 'arn:aws:iam::1:role/r', externalId: x}}}",
+            "{http: {url: 'http://h', headers: '[{\"name\": \"A\", \"value\": \"b\"}]', awsSigV4: secret://a/b}}",
+            "{prometheus: {url: 'http://h', headers: secret://a/headers}}",
             "{type: http, url: 'http://h', properties: {oauth: {tokenUrl: 'https://t', clientId: a, scopes: [b]}}}",
         ] {
             judge.takes(&definition(spec));

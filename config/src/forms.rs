@@ -19,6 +19,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::connection::Spec;
 use crate::error::Mistake;
 use crate::in_url::{Beside, What};
+use crate::legacy;
 use crate::node::{Data, Entry, Node};
 use crate::read::Reader;
 use crate::urls;
@@ -502,7 +503,13 @@ pub(crate) fn schemas(
     property: impl Fn(&str, &str) -> Option<Json>,
 ) -> impl Iterator<Item = (&'static str, Json)> {
     BLOCKS.iter().map(move |block| {
-        let mut schema = fields_schema(block.fields, &|name| property(block.type_name, name));
+        let mut schema = fields_schema(block.fields, &|name| {
+            let schema = property(block.type_name, name)?;
+            Some(match legacy::may_be_json(block.type_name, name) {
+                true => json!({ "anyOf": [schema, { "$ref": "#/definitions/value" }] }),
+                false => schema,
+            })
+        });
         let description = format!("A connection of type `{}`, as a block.", block.type_name);
         schema["description"] = description.into();
         (block.name, schema)

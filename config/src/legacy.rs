@@ -283,6 +283,11 @@ fn fields_of(type_name: &str) -> impl Iterator<Item = (&'static str, To)> {
     fields.iter().copied().flatten().copied()
 }
 
+/// Whether this property of a type may also be JSON in a text.
+pub(crate) fn may_be_json(type_name: &str, name: &str) -> bool {
+    fields_of(type_name).any(|(known, to)| known == name && matches!(to, To::Json(_)))
+}
+
 /// How these properties of a type are written, as a JSON Schema. `property` knows how one of the type's
 /// own is.
 pub(crate) fn schemas(
