@@ -96,10 +96,7 @@ pub async fn load(options: &Options, env: &Env, redactor: &Arc<Redactor>) -> Loa
         let shared = Arc::clone(&shared);
         async move {
             let (rules, selection, revisions, context) = &*shared;
-            let definition = match Definition::read(connection, rules) {
-                Ok(definition) => definition,
-                Err(errors) => return Err(errors),
-            };
+            let definition = Definition::read(connection, rules)?;
             let Definition { connection, ty, .. } = &definition;
             if !selection.takes(connection, ty) {
                 return Target::judge(&definition, context).map(|()| None);

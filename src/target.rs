@@ -386,9 +386,7 @@ fn secret_failure(message: String, hint: Option<String>) -> Failure {
 
 fn errors_of(connection: &Connection, ty: &TypeInfo, mistakes: Vec<Invalid>) -> Vec<ConfigError> {
     let error = |invalid: Invalid| {
-        let mut error = connection.error(invalid.place, invalid.message, invalid.hint);
-        error.type_name = Some(ty.name.to_owned());
-        error
+        connection.error_of_type(ty.name, invalid.place, invalid.message, invalid.hint)
     };
     mistakes.into_iter().map(error).collect()
 }

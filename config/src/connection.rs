@@ -128,6 +128,20 @@ impl Connection {
         )
     }
 
+    /// The same once its type is known, by its canonical name.
+    pub fn error_of_type(
+        &self,
+        type_name: &str,
+        place: Place,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) -> ConfigError {
+        ConfigError {
+            type_name: Some(type_name.to_owned()),
+            ..self.error(place, message, hint)
+        }
+    }
+
     /// A message or hint about this connection in the words of who wrote it: `postgres.host` where that
     /// is what stands for `url`.
     pub fn in_own_words(&self, text: String) -> String {

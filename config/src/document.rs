@@ -325,20 +325,20 @@ impl Loader {
 impl Documents {
     /// The document of that kind, namespace and name.
     pub fn find(&self, kind: RefKind, namespace: &str, name: &str) -> Option<Found> {
-        let id = Identity {
-            namespace: namespace.into(),
-            name: name.into(),
-        };
-        self.found.get(&(kind, id)).map(|(_, found)| found.clone())
+        self.get(kind, namespace, name).cloned()
     }
 
     /// Whether there is a document of that kind, namespace and name.
     pub fn contains(&self, kind: RefKind, namespace: &str, name: &str) -> bool {
+        self.get(kind, namespace, name).is_some()
+    }
+
+    fn get(&self, kind: RefKind, namespace: &str, name: &str) -> Option<&Found> {
         let id = Identity {
             namespace: namespace.into(),
             name: name.into(),
         };
-        self.found.contains_key(&(kind, id))
+        self.found.get(&(kind, id)).map(|(_, found)| found)
     }
 
     /// Every value of every Secret document, for whoever must keep them from being printed.

@@ -347,9 +347,7 @@ impl Connection {
             return Ok(self);
         }
         let errors = mistakes.into_iter().map(|mistake| {
-            let mut error = self.error(mistake.place, mistake.message, mistake.hint);
-            error.type_name = Some(type_name.to_owned());
-            error
+            self.error_of_type(type_name, mistake.place, mistake.message, mistake.hint)
         });
         Err(errors.collect())
     }

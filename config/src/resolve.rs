@@ -177,6 +177,11 @@ impl SecretKey {
         self.0.first().copied().unwrap_or_default()
     }
 
+    /// What messages call several.
+    pub(crate) fn listed(keys: impl IntoIterator<Item = Self>) -> String {
+        listed(&keys.into_iter().map(Self::name).collect::<Vec<_>>())
+    }
+
     fn of(self, values: &BTreeMap<String, Secret>) -> Option<&Secret> {
         self.0.iter().find_map(|name| values.get(*name))
     }
@@ -540,7 +545,7 @@ impl<'a> Run<'a> {
                 },
                 format!(
                     "`{ty}` reads {}: give the one that counts such a name, or point at it with `secretRef.key`",
-                    listed(&self.read_keys().map(SecretKey::name).collect::<Vec<_>>()),
+                    SecretKey::listed(self.read_keys()),
                 ),
             ),
             read => {

@@ -8,7 +8,6 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use crate::resolve::{COMMON_KEYS, SecretKey};
-use crate::words::listed;
 use crate::{forms, legacy};
 
 /// What a schema has to know of a type.
@@ -442,21 +441,18 @@ fn key_ref() -> Value {
 }
 
 fn secret_ref(types: &[TypeWords<'_>]) -> Value {
-    let names = |keys: &[SecretKey]| {
-        listed(
-            &keys
-                .iter()
-                .copied()
-                .map(SecretKey::name)
-                .collect::<Vec<_>>(),
-        )
-    };
     let own: String = types
         .iter()
         .filter(|ty| !ty.secret_keys.is_empty())
-        .map(|ty| format!("; of `{}` also {}", ty.name, names(ty.secret_keys)))
+        .map(|ty| {
+            format!(
+                "; of `{}` also {}",
+                ty.name,
+                SecretKey::listed(ty.secret_keys.iter().copied())
+            )
+        })
         .collect();
-    let common = names(&COMMON_KEYS);
+    let common = SecretKey::listed(COMMON_KEYS);
     json!({
         "description": format!("A secret: with `key` one value of it, without all of it. Then these of its keys are read: {common}{own}. Wins over `username` and `password`."),
         "type": ["object", "null"],
